@@ -1,0 +1,53 @@
+"""WebSockets for WSGI programs on gevent, and for Flask.
+
+::
+
+    from gevent.pywsgi import WSGIServer
+    from geventws import WebSocketHandler
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        for message in ws:
+            ws.send(message)
+        return []
+
+    WSGIServer(("", 5000), app, handler_class=WebSocketHandler).serve_forever()
+
+For Flask see `geventws.flask`. Here are only names; where they come from is written in their own modules.
+"""
+
+from __future__ import annotations
+
+from .codes import CloseCode, Opcode
+from .exceptions import (
+    ConnectionClosed,
+    HandshakeError,
+    InvalidPayload,
+    InvalidState,
+    MessageTooBig,
+    ProtocolError,
+    WebSocketError,
+)
+from .handler import WebSocketHandler
+from .options import DeflateOptions, WebSocketOptions
+from .protocol import State
+from .server import WebSocketServer
+from .websocket import WebSocket
+
+__all__ = [
+    "CloseCode",
+    "ConnectionClosed",
+    "DeflateOptions",
+    "HandshakeError",
+    "InvalidPayload",
+    "InvalidState",
+    "MessageTooBig",
+    "Opcode",
+    "ProtocolError",
+    "State",
+    "WebSocket",
+    "WebSocketError",
+    "WebSocketHandler",
+    "WebSocketOptions",
+    "WebSocketServer",
+]

@@ -1,0 +1,85 @@
+"""The WebSockets that a server has open: counted, limited, and closed together. One collection per server."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import gevent
+
+from .codes import CloseCode
+from .exceptions import HandshakeError
+from .options import WebSocketOptions
+from .websocket import WebSocket
+
+__all__ = ["OpenConnections"]
+
+
+class OpenConnections:
+    """The open connections of one server, from the opening handshake on. Only for greenlets of the server's thread."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[WebSocket, tuple[str, gevent.Greenlet | None]] = {}
+        self._per_address: Counter[str] = Counter()
+        self.draining = False
+        """Whether new ones are refused, because the server is being stopped."""
+
+    @classmethod
+    def of(cls, server: Any) -> OpenConnections:
+        """Those of `server`, which may be any `pywsgi.WSGIServer`."""
+        connections = getattr(server, "websockets", None)
+        if not isinstance(connections, cls):
+            connections = server.websockets = cls()
+        return connections
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+    def __iter__(self) -> Any:
+        return iter(list(self._handlers))
+
+    def admit(self, address: str, options: WebSocketOptions) -> None:
+        """Raises HandshakeError (503 or 429) if one more connection from `address` would be one too many."""
+        if self.draining:
+            raise HandshakeError("503 Service Unavailable", "The server is being stopped.", [("Retry-After", "5")])
+        if options.max_connections is not None and len(self._handlers) >= options.max_connections:
+            raise HandshakeError(
+                "503 Service Unavailable",
+                f"The server has as many WebSockets open as it may ({options.max_connections}).",
+                [("Retry-After", "5")],
+            )
+        per_ip = options.max_connections_per_ip
+        if per_ip is not None and self._per_address[address] >= per_ip:
+            raise HandshakeError(
+                "429 Too Many Requests",
+                f"{address} has as many WebSockets open as one address may ({per_ip}).",
+                [("Retry-After", "5")],
+            )
+
+    def add(self, websocket: WebSocket, address: str) -> None:
+        """Count a connection, whose handler is the current greenlet."""
+        self._handlers[websocket] = (address, gevent.getcurrent())
+        self._per_address[address] += 1
+
+    def remove(self, websocket: WebSocket) -> None:
+        """Forget a connection. Nothing if it is not there."""
+        address, _ = self._handlers.pop(websocket, (None, None))
+        if address is None:
+            return
+        self._per_address[address] -= 1
+        if not self._per_address[address]:
+            del self._per_address[address]
+
+    def drain(self, timeout: float, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
+        """Refuse new connections, close all with `code`, and wait for their handlers to end.
+
+        After `timeout` seconds TCP is closed on those peers that have not finished, and their handlers are killed.
+        """
+        self.draining = True
+        for websocket in self:
+            websocket.start_closing(code, reason)
+        handlers = [greenlet for _, greenlet in self._handlers.values() if isinstance(greenlet, gevent.Greenlet)]
+        gevent.joinall(handlers, timeout=timeout)
+        for websocket in self:
+            websocket.hang_up()
+        gevent.killall([greenlet for greenlet in handlers if not greenlet.dead])

@@ -1,0 +1,340 @@
+"""`WebSocketHandler` for `gevent.pywsgi.WSGIServer`: from an upgrade request to `environ["wsgi.websocket"]`.
+
+What is HTTP about a WebSocket is here: the request, the answer, the limits, the access log. Frames are not.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Sequence
+from http.client import HTTPException
+from types import TracebackType
+from typing import Any, TypeVar
+
+from gevent import GreenletExit, Timeout
+from gevent.pywsgi import WSGIHandler
+
+from .codes import CloseCode
+from .connections import OpenConnections
+from .exceptions import ConnectionClosed, HandshakeError, InvalidState
+from .options import WebSocketOptions
+from .protocol import State
+from .protocol.handshake import OpeningRequest, read_request, wants_websocket
+from .transport import GeventTransport, Listener
+from .websocket import WebSocket
+
+__all__ = ["Client", "WebSocketHandler"]
+
+logger = logging.getLogger("geventws.handler")
+
+Headers = Sequence[tuple[str, str]]
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
+HandlerClass = TypeVar("HandlerClass", bound="WebSocketHandler")
+
+_REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_TOO_MANY_HEADERS = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class Client:
+    """An entry of `server.clients`, as gevent-websocket has them. Programs hang attributes of their own on it."""
+
+    def __init__(self, address: Any, ws: WebSocket) -> None:
+        self.address = address
+        self.ws = ws
+
+
+class WebSocketHandler(WSGIHandler):
+    """Gives every valid upgrade request a `WebSocket` in `environ["wsgi.websocket"]`; the rest is ordinary HTTP.
+
+    ::
+
+        WSGIServer(("", 5000), app, handler_class=WebSocketHandler).serve_forever()
+
+    With other options: `handler_class=WebSocketHandler.configured(max_message_size=2**24)`.
+
+    The application answers the handshake by using the WebSocket, or refuses it by calling `start_response`. When it returns,
+    the connection is closed with 1000; when it raises, the traceback is logged and the connection closed with 1011. That
+    it ended because the peer closed (`ConnectionClosed`) is no error.
+    """
+
+    options = WebSocketOptions()
+    """The options of this class's connections."""
+
+    websocket_class = WebSocket
+    """What is put into the environ: a subclass may override `handle_ping` and the like."""
+
+    prevent_wsgi_call = False
+    """True: only the handshake is done, the application is not called, and the caller drives `websocket`."""
+
+    websocket: WebSocket | None = None
+    """The WebSocket of this request; None if it is ordinary HTTP."""
+
+    _upgraded = False
+    _head_timer: Timeout | None = None
+    _head_begun = False
+    _first_request = True
+
+    @classmethod
+    def configured(
+        cls: type[HandlerClass], options: WebSocketOptions | None = None, **changes: Any
+    ) -> type[HandlerClass]:
+        """A handler class with these options: `options`, or this class's own, with the fields of `changes` changed.
+
+        Raises:
+            ValueError, TypeError: as `WebSocketOptions` does.
+        """
+        return type(cls.__name__, (cls,), {"options": (options or cls.options).replace(**changes)})
+
+    # The head of the request.
+
+    def handle(self) -> None:
+        """From the server: handle a TCP connection until its end."""
+        try:
+            super().handle()
+        finally:
+            self._leave()
+
+    def handle_one_request(self) -> Any:
+        """One request. A client that does not get its head together within `handshake_timeout` is answered 408."""
+        try:
+            return super().handle_one_request()
+        except Timeout as timeout:
+            if timeout is not self._head_timer:
+                raise
+            self.status = "408"
+            # A client that has not even begun to ask is not told: browsers open connections for later.
+            return ("408", _REQUEST_TIMEOUT) if self._head_begun else None
+        finally:
+            self._stop_head_timer()
+
+    def read_requestline(self) -> str:
+        seconds = self.options.handshake_timeout
+        self._head_begun = False
+        if seconds is not None and self._first_request:
+            self._head_timer = Timeout.start_new(seconds)
+        if not self.rfile.peek(1):
+            return ""
+        self._head_begun = True
+        if seconds is not None and self._head_timer is None:
+            # Between two requests a client may keep the connection as long as it likes.
+            self._head_timer = Timeout.start_new(seconds)
+        self._first_request = False
+        line: str = super().read_requestline()
+        return line
+
+    def read_request(self, raw_requestline: str) -> Any:
+        try:
+            return super().read_request(raw_requestline)
+        finally:
+            self._stop_head_timer()
+
+    def _stop_head_timer(self) -> None:
+        timer, self._head_timer = self._head_timer, None
+        if timer is not None:
+            timer.close()
+
+    def _handle_client_error(self, ex: BaseException) -> Any:
+        if isinstance(ex, HTTPException):
+            self.log_error("(from %s) %s", self.client_address, ex)
+            return "431", _TOO_MANY_HEADERS
+        return super()._handle_client_error(ex)
+
+    # The opening handshake.
+
+    def run_application(self) -> None:
+        hook = getattr(self.server, "pre_start_hook", None)
+        if hook is not None and hook(self):
+            super().run_application()
+        elif wants_websocket(self.environ.get("HTTP_UPGRADE")):
+            self._run_websocket()
+        else:
+            super().run_application()
+
+    def _run_websocket(self) -> None:
+        connections = OpenConnections.of(self.server)
+        address = self.environ.get("REMOTE_ADDR", "")
+        try:
+            request = read_request(self.command, self.request_version, self._header)
+            connections.admit(address, self.options)
+        except HandshakeError as error:
+            self._refuse(error)
+            return
+        websocket = self._make_websocket(request)
+        connections.add(websocket, address)
+        self._clients[self._client_key] = Client(self.client_address, websocket)
+        if self.prevent_wsgi_call:
+            websocket.accept()
+            return
+        try:
+            self._call_application(websocket)
+        finally:
+            self._leave()
+
+    def _header(self, name: str) -> str | None:
+        prefix = "" if name in ("content-length", "content-type") else "HTTP_"
+        value: str | None = self.environ.get(prefix + name.upper().replace("-", "_"))
+        return value
+
+    def _make_websocket(self, request: OpeningRequest) -> WebSocket:
+        options = self.options
+        app_protocol = getattr(self.application, "app_protocol", None)
+        if app_protocol is not None:
+            subprotocol = app_protocol(self.environ["PATH_INFO"])
+            options = options.replace(subprotocols=(subprotocol,) if subprotocol else ())
+        websocket = self.websocket_class(self.environ, request, self._switch_protocols, options, self)
+        self.websocket = websocket
+        self._upgraded = False
+        self.environ["wsgi.websocket"] = websocket
+        self.environ["wsgi.websocket_version"] = request.version
+        return websocket
+
+    def _refuse(self, error: HandshakeError) -> None:
+        """Answer the handshake with the HTTP response that `error` stands for."""
+        logger.info("Refused a WebSocket for %s on %s: %s", self.client_address, self.path, error)
+        body = f"{error}\n".encode()
+        fields = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), *error.headers]
+        self.start_response(error.status, fields)
+        self.write(body)
+        # What the client may have sent behind its request is no HTTP.
+        self.close_connection = True
+
+    def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Callable[[bytes], Any]:
+        """WSGI's: before the handshake is accepted it refuses it; afterwards there is nobody to respond to."""
+        if self._upgraded:
+            if exc_info is not None:
+                raise exc_info[1].with_traceback(exc_info[2])
+            return self.write
+        if self.websocket is None and not wants_websocket((self.environ or {}).get("HTTP_UPGRADE")):
+            write: Callable[[bytes], Any] = super().start_response(status, headers, exc_info)
+            return write
+        fields = [field for field in headers if field[0].lower() != "connection"]
+        write = super().start_response(status, [*fields, ("Connection", "close")], exc_info)
+        self.close_connection = True
+        return write
+
+    def write(self, data: bytes) -> None:
+        if self._upgraded:
+            return
+        if self.websocket is not None and not self.headers_sent:
+            self.websocket.refused(str(self._orig_status))
+        super().write(data)
+
+    def _switch_protocols(self, response: bytes, listener: Listener) -> tuple[GeventTransport, bytes]:
+        """The application takes the connection: send the 101 and hand over the socket."""
+        if self.status is not None and not str(self._orig_status).startswith("2"):
+            raise InvalidState(f"start_response has refused the opening handshake already, with {self._orig_status}")
+        transport = GeventTransport(self.socket, listener)
+        read_ahead = self._take_read_ahead()
+        self._upgraded = True
+        self.close_connection = True
+        self.headers_sent = True
+        self.response_use_chunked = False
+        self.status = b"101 Switching Protocols"
+        self._orig_status = "101 Switching Protocols"
+        self.code = 101
+        try:
+            transport.write(response)
+        except OSError as error:
+            transport.close()
+            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, "the client is gone") from error
+        return transport, read_ahead
+
+    def _take_read_ahead(self) -> bytes:
+        """The bytes that came in behind the request. The reader goes, with its buffer: the transport reads from now on."""
+        reader = self.rfile
+        try:
+            read_ahead: bytes = reader.read1(io.DEFAULT_BUFFER_SIZE) or b""
+        except OSError:
+            read_ahead = b""  # There were none, and TLS says so with an error of its own.
+        self.rfile = self.wsgi_input.rfile = self.environ["wsgi.input"] = io.BytesIO()
+        reader.close()
+        return read_ahead
+
+    # The application.
+
+    def _call_application(self, websocket: WebSocket) -> None:
+        try:
+            self._run_to_the_end(websocket)
+        except HandshakeError as error:
+            if self._upgraded:
+                self._failed(websocket)
+            else:
+                self._refuse(error)
+        except ConnectionClosed:
+            pass  # The peer left while the application was busy with it: that is how connections end.
+        except GreenletExit:
+            websocket.start_closing(CloseCode.GOING_AWAY)
+            raise
+        except Exception:
+            if not self._upgraded:
+                raise
+            self._failed(websocket)
+        if self._upgraded:
+            websocket.close()
+
+    def _run_to_the_end(self, websocket: WebSocket) -> None:
+        try:
+            self.result = self.application(self.environ, self.start_response)
+            if self.result is None and self._upgraded:
+                self.result = ()  # Old programs return nothing.
+            self.process_result()
+            if websocket.state is State.CONNECTING:
+                websocket.accept()
+        finally:
+            close = getattr(self.result, "close", None)
+            self.result = None
+            if close is not None:
+                close()
+
+    def _failed(self, websocket: WebSocket) -> None:
+        logger.exception("The application failed on %r", websocket)
+        websocket.start_closing(CloseCode.INTERNAL_ERROR)
+
+    def _leave(self) -> None:
+        """The WebSocket has been served: nothing of it stays behind."""
+        websocket = self.websocket
+        if websocket is None:
+            return
+        websocket.hang_up()
+        OpenConnections.of(self.server).remove(websocket)
+        client = self._clients.get(self._client_key)
+        if client is not None and client.ws is websocket:
+            del self._clients[self._client_key]
+        if self.environ is not None:
+            self.environ["wsgi.websocket"] = None
+
+    # What programs written for gevent-websocket look at.
+
+    @property
+    def _clients(self) -> dict[Any, Client]:
+        clients: dict[Any, Client] | None = getattr(self.server, "clients", None)
+        if clients is None:
+            clients = self.server.clients = {}
+        return clients
+
+    @property
+    def _client_key(self) -> Any:
+        # On a Unix socket all clients have the same address.
+        return self.client_address or f"client {id(self)}"
+
+    @property
+    def active_client(self) -> Client:
+        """This connection's entry in `server.clients`."""
+        return self._clients[self._client_key]
+
+    @property
+    def logger(self) -> logging.Logger:
+        """The logger that handlers write to."""
+        return logger
+
+    # The access log.
+
+    def format_request(self) -> str:
+        """The line for the access log; for a WebSocket, when it has ended, with its close code and what went through it."""
+        if not self._upgraded or self.websocket is None:
+            line: str = super().format_request()
+            return line
+        received, bytes_received, sent, self.response_length = self.websocket.counts
+        line = super().format_request()
+        return f"{line} close={self.websocket.close_code} in={received}/{bytes_received}B out={sent}/{self.response_length}B"

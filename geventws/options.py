@@ -1,0 +1,115 @@
+"""What can be set about a connection: one frozen object, safe by default. How it is obeyed is decided elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from dataclasses import replace as _replace
+from typing import Any
+
+from .protocol.deflate import DeflateOptions
+
+__all__ = ["DeflateOptions", "WebSocketOptions"]
+
+
+@dataclass(frozen=True)
+class WebSocketOptions:
+    """The settings of a connection. Derive others with `options.replace(max_message_size=64 * 2**20)`.
+
+    A time is in seconds, and None switches it off.
+
+    Raises:
+        ValueError: a value is out of its range; the text names the field.
+        TypeError: a field that does not exist.
+    """
+
+    max_message_size: int = 2**20
+    """Bytes that a received message may have, after decompression. A longer one closes the connection with 1009 before the
+    memory for it is spent. Raise it for those routes that need it: a connection may make the server hold that much."""
+
+    compression: bool | DeflateOptions = False
+    """True compresses messages (permessage-deflate) for peers that offer it; a `DeflateOptions` says how. Off by default:
+    it costs CPU and up to 36 KiB a connection, and a secret sent beside text of an attacker's choice can leak by its size."""
+
+    subprotocols: Sequence[str] = ()
+    """Subprotocols that the application speaks, the preferred one first. The first that the client offers too is chosen."""
+
+    origins: str | Iterable[str] | None = None
+    """Pages that may connect, by the Origin their browser sends. None: those of this very host and port. A list of hosts
+    ("example.com", "*.example.com", "https://example.com"); "*" for any, which exposes users' cookies to any page.
+    A request without an Origin does not come from a page and is let in."""
+
+    ping_interval: float | None = 20.0
+    """How often the peer is pinged. Below the 60 s after which most proxies take a silent connection for dead."""
+
+    ping_timeout: float | None = 20.0
+    """How long a peer may stay silent after a ping before it counts as gone."""
+
+    close_timeout: float = 10.0
+    """How long the peer has to answer a Close frame before TCP is closed on it."""
+
+    send_timeout: float | None = 30.0
+    """How long `send` waits for a peer that does not read, before it gives up the connection."""
+
+    handshake_timeout: float | None = 10.0
+    """How long a client may take to send the head of a request. Without it a client may hold a greenlet for ever."""
+
+    max_connections: int | None = None
+    """WebSockets that may be open on the server at once; one more is answered 503."""
+
+    max_connections_per_ip: int | None = None
+    """The same for one client address; one more is answered 429. Behind a proxy all clients have the proxy's address."""
+
+    max_queue: int = 32
+    """Messages read ahead while nobody is in `receive`. Then reading stops, and TCP makes the peer wait."""
+
+    cooperative: bool | str = True
+    """Reserved for running the application with a cooperative standard library."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("max_message_size", 1), ("max_queue", 1)):
+            _check_count(name, getattr(self, name), low)
+        for name in ("max_connections", "max_connections_per_ip"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name), 0)
+        for name in ("ping_interval", "ping_timeout", "close_timeout", "send_timeout", "handshake_timeout"):
+            _check_seconds(name, getattr(self, name), optional=name != "close_timeout")
+        if not isinstance(self.compression, bool | DeflateOptions):
+            raise ValueError(f"compression must be True, False or a DeflateOptions; got {self.compression!r}")
+        if isinstance(self.subprotocols, str):
+            raise ValueError(f"subprotocols must be a list of names; got the string {self.subprotocols!r}")
+        if self.origins is not None and not isinstance(self.origins, str):
+            object.__setattr__(self, "origins", tuple(self.origins))
+        object.__setattr__(self, "subprotocols", tuple(self.subprotocols))
+
+    @property
+    def deflate(self) -> DeflateOptions | None:
+        """How to compress, or None for not at all."""
+        if isinstance(self.compression, DeflateOptions):
+            return self.compression
+        return DeflateOptions() if self.compression else None
+
+    def replace(self, **changes: Any) -> WebSocketOptions:
+        """These options with some fields changed. Raises as the constructor does."""
+        return _replace(self, **changes) if changes else self
+
+    @classmethod
+    def names(cls) -> frozenset[str]:
+        """The names of all fields."""
+        return _NAMES
+
+
+_NAMES = frozenset(field.name for field in fields(WebSocketOptions))
+
+
+def _check_count(name: str, value: object, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ValueError(f"{name} must be a whole number, {low} or more; got {value!r}")
+
+
+def _check_seconds(name: str, value: object, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        off = ", or None for no limit" if optional else ""
+        raise ValueError(f"{name} must be a number of seconds above 0{off}; got {value!r}")

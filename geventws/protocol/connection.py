@@ -1,0 +1,397 @@
+"""One endpoint of an open connection: bytes in, messages and control frames out, and the other way round. RFC 6455 5 to 8.
+
+What has to be sent collects inside, in order, until `data_to_send` hands it over: there is no other way out, so that no
+pong and no Close frame can be forgotten. Who reads, writes and waits is somebody else.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from struct import Struct
+from typing import NamedTuple
+
+from ..codes import CloseCode, Opcode, is_sendable_close_code
+from ..exceptions import ConnectionClosed, InvalidPayload, ProtocolError
+from .deflate import Deflate, refuse_compressed
+from .frames import FIN, MAX_CONTROL_PAYLOAD, RSV1, build_frame, parse_header
+from .masking import apply_mask
+from .messages import Assembly, decode_text, too_big
+from .states import Event, State, next_state
+
+__all__ = ["CloseReceived", "Connection", "Message", "PingReceived", "PongReceived", "Role"]
+
+Message = str | bytes
+"""What is received: text or binary."""
+
+# Plain integers and local names: what every message passes is worth the two lines.
+_TEXT, _BINARY, _CLOSE, _PING, _PONG = (
+    int(code) for code in (Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE, Opcode.PING, Opcode.PONG)
+)
+_OPEN = State.OPEN
+_uint16 = Struct("!H")
+
+
+class Role(Enum):
+    """Which endpoint this is. Clients mask what they send, servers do not (section 5.1)."""
+
+    SERVER = "server"
+    CLIENT = "client"
+
+
+class PingReceived(NamedTuple):
+    """The peer sent a ping. The pong is already waiting to be sent."""
+
+    payload: bytes
+
+
+class PongReceived(NamedTuple):
+    """The peer sent a pong, asked for or not."""
+
+    payload: bytes
+
+
+class CloseReceived(NamedTuple):
+    """The peer sent a Close frame. The answer, if it was due, is already waiting to be sent."""
+
+    code: int
+    reason: str
+
+
+class Connection:
+    """The protocol of one connection, from the handshake's end on.
+
+    `receive_data` takes what was read; `next_event` gives what is in it, one by one, until it gives None. The sending
+    methods and `close` change the state and queue bytes; `data_to_send` hands them over. Not safe for threads by itself.
+
+    Args:
+        role: which endpoint this is.
+        max_message_size: bytes that a message may have, after inflation.
+        deflate: the codec agreed on, or None.
+    """
+
+    __slots__ = (
+        "_assembly",
+        "_compressed_left",
+        "_data",
+        "_deflate",
+        "_final",
+        "_inflating",
+        "_key",
+        "_left",
+        "_mask_in",
+        "_mask_out",
+        "_max_message_size",
+        "_offset",
+        "_out",
+        "_sent_close",
+        "close_code",
+        "close_reason",
+        "close_received",
+        "close_sent",
+        "failure",
+        "messages_received",
+        "messages_sent",
+        "state",
+    )
+
+    def __init__(self, role: Role, *, max_message_size: int = 1 << 20, deflate: Deflate | None = None) -> None:
+        self.state = _OPEN
+        self.close_code: int | None = None
+        """Why the connection is closed: what the peer said; else the code of `failure`; else 1006. None while it is open."""
+        self.close_reason = ""
+        self.close_sent = False
+        self.close_received = False
+        self._sent_close: tuple[int, str] | None = None
+        self.failure: ProtocolError | None = None
+        """What the peer did wrong, if the connection failed."""
+        self.messages_received = 0
+        self.messages_sent = 0
+        self._mask_in = role is Role.SERVER
+        self._mask_out = role is Role.CLIENT
+        self._max_message_size = max_message_size
+        self._deflate = deflate
+        self._data = b""
+        self._offset = 0
+        self._out: list[bytes] = []
+        # The message under way, if it did not come in one piece.
+        self._assembly: Assembly | None = None
+        self._inflating = False
+        self._compressed_left = 0
+        # The frame under way: payload still to come, its masking key (turned to the next octet), whether it is the last.
+        self._left = -1
+        self._key: bytes | None = None
+        self._final = False
+
+    # What comes in.
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes that came from the peer. `next_event` then gives what they hold."""
+        if self._data:
+            self._data = self._data[self._offset :] + data
+        else:
+            self._data = data
+        self._offset = 0
+
+    def receive_eof(self) -> None:
+        """The TCP connection has ended."""
+        self.state = next_state(self.state, Event.EOF)
+        self._drop_input()
+        if self.close_code is None:
+            self.close_code = CloseCode.ABNORMAL_CLOSURE
+
+    @property
+    def unparsed(self) -> bool:
+        """Whether there are bytes that `next_event` has not looked at, or that are the beginning of a frame."""
+        return bool(self._data)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be read: both Close frames went through, the connection failed, or TCP ended."""
+        return self.close_received or self.failure is not None or self.state is State.CLOSED
+
+    def next_event(self) -> str | bytes | PingReceived | PongReceived | CloseReceived | None:
+        """The next message, or control frame, of what was received; None when more bytes are needed, or nothing can come.
+
+        A peer that breaks the protocol makes the connection fail: the Close frame is queued, `failure` says what it was.
+        """
+        try:
+            return self._next_event()
+        except ProtocolError as error:
+            self._fail(error)
+            return None
+
+    def _next_event(self) -> str | bytes | PingReceived | PongReceived | CloseReceived | None:
+        while True:
+            if self._left >= 0:
+                message = self._take_payload()
+                if message is None and self._left >= 0:
+                    return None
+                if message is None or self.state is not _OPEN:
+                    continue
+                self.messages_received += 1
+                return message
+            data = self._data
+            if not data:
+                return None
+            header = parse_header(data, self._offset, self._mask_in)
+            if header is None:
+                return None
+            first, size, start, key = header
+            opcode = first & 0x0F
+            end = start + size
+            if opcode < 8 and (opcode == 0 or first & 0xF0 != FIN or self._assembly is not None or end > len(data)):
+                self._begin_payload(first, size, start, key)
+                continue
+            if opcode < 8 and size > self._max_message_size:
+                raise too_big(self._max_message_size)
+            if end > len(data):
+                return None
+            payload = data[start:end] if key is None else apply_mask(data[start:end], key)
+            if end == len(data):
+                self._data = b""
+            else:
+                self._offset = end
+            if opcode >= 8:
+                event = self._control_event(opcode, payload)
+                if event is None:
+                    continue
+                return event
+            if self.state is not _OPEN:
+                continue  # We sent a Close frame: what the peer still sends before it answers is read and dropped.
+            message = decode_text(payload) if opcode == _TEXT else payload
+            self.messages_received += 1
+            return message
+
+    def _begin_payload(self, first: int, size: int, start: int, key: bytes | None) -> None:
+        """A data frame begins that is not a whole plain message that lies in the buffer."""
+        opcode = first & 0x0F
+        message = self._assembly
+        if opcode == 0:
+            # 5.4: fragments of one message follow each other.
+            if message is None:
+                raise ProtocolError("a continuation frame has nothing to continue")
+            if first & RSV1:
+                raise refuse_compressed(opcode)
+        else:
+            if message is not None:
+                raise ProtocolError("a new message begins before the one under way has ended")
+            if first & RSV1 and self._deflate is None:
+                raise refuse_compressed(opcode)
+            self._inflating = bool(first & RSV1)
+            # No more than deflate can make of a message that is just within the limit, with room to spare.
+            self._compressed_left = self._max_message_size + (self._max_message_size >> 3) + 1024
+            message = self._assembly = Assembly(opcode, self._max_message_size)
+        if size > (self._compressed_left if self._inflating else message.room):
+            raise too_big(self._max_message_size)
+        self._compressed_left -= size
+        self._left = size
+        self._key = key
+        self._final = bool(first & FIN)
+        self._offset = start
+
+    def _take_payload(self) -> str | bytes | None:
+        """Take what there is of the frame under way. The message, if that completes it; `_left` < 0 once the frame is over."""
+        message = self._assembly
+        assert message is not None
+        available = len(self._data) - self._offset
+        size = min(self._left, available)
+        piece = self._data[self._offset : self._offset + size] if size < available or self._offset else self._data
+        if self._key is not None:
+            piece = apply_mask(piece, self._key)
+            turn = size & 3
+            self._key = self._key[turn:] + self._key[:turn]
+        if size == available:
+            self._data = b""
+            self._offset = 0
+        else:
+            self._offset += size
+        self._left -= size
+        if self._inflating:
+            assert self._deflate is not None
+            self._deflate.inflate(piece, message)
+        else:
+            message.add(piece)
+        if self._left:
+            return None
+        self._left = -1
+        if not self._final:
+            return None
+        self._assembly = None
+        if self._inflating:
+            assert self._deflate is not None
+            self._deflate.finish(message)
+        return message.finish()
+
+    def _control_event(self, opcode: int, payload: bytes) -> PingReceived | PongReceived | CloseReceived | None:
+        if opcode == _PONG:
+            return PongReceived(payload)
+        if opcode == _PING:
+            # 5.5.2: a pong is due "unless it already received a Close frame"; after our own Close we send nothing more.
+            if self.state is not _OPEN:
+                return None
+            self._queue(FIN | _PONG, payload)
+            return PingReceived(payload)
+        code, reason = _read_close(payload)
+        self.close_received = True
+        self.close_code = code
+        self.close_reason = reason
+        self.state = next_state(self.state, Event.CLOSE_RECEIVED)
+        self._drop_input()
+        # 5.5.1: an endpoint that receives a Close frame and has not sent one MUST answer with one, typically with its code.
+        if not self.close_sent:
+            self.close_sent = True
+            self._queue(FIN | _CLOSE, payload[:2])
+        return CloseReceived(code, reason)
+
+    def _fail(self, error: ProtocolError) -> None:
+        """Section 7.1.7: say why with a Close frame, if none was sent, and read no further."""
+        self.failure = error
+        self.state = next_state(self.state, Event.FAILED)
+        self._drop_input()
+        if not self.close_received:
+            self.close_code = error.close_code
+            self.close_reason = str(error)
+        if not self.close_sent:
+            self.close_sent = True
+            self._queue(FIN | _CLOSE, _close_payload(error.close_code, str(error)[:123]))
+
+    def _drop_input(self) -> None:
+        self._data = b""
+        self._offset = 0
+        self._left = -1
+        self._assembly = None
+
+    # What goes out.
+
+    def send_message(self, payload: bytes, opcode: int) -> None:
+        """Queue a message, in one frame. Text has to be UTF-8 already. Raises ConnectionClosed unless the state is OPEN."""
+        if self.state is not _OPEN:
+            raise self.closed_error()
+        self.messages_sent += 1
+        deflate = self._deflate
+        if deflate is not None and len(payload) >= deflate.threshold:
+            self._queue(FIN | RSV1 | opcode, deflate.compress(payload))
+        elif self._mask_out:
+            self._queue(FIN | opcode, payload)
+        else:
+            self._out.append(build_frame(FIN | opcode, payload))
+
+    def send_ping(self, payload: bytes = b"") -> None:
+        """Queue a ping. Raises ConnectionClosed unless the state is OPEN, ValueError for more than 125 bytes."""
+        self._send_control(_PING, payload)
+
+    def send_pong(self, payload: bytes = b"") -> None:
+        """Queue a pong that nobody asked for; those that answer a ping go by themselves. Raises as `send_ping` does."""
+        self._send_control(_PONG, payload)
+
+    def _send_control(self, opcode: int, payload: bytes) -> None:
+        if self.state is not _OPEN:
+            raise self.closed_error()
+        if len(payload) > MAX_CONTROL_PAYLOAD:
+            raise ValueError(f"a ping or pong carries at most {MAX_CONTROL_PAYLOAD} bytes; got {len(payload)}")
+        self._queue(FIN | opcode, payload)
+
+    def close(self, code: int | None = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Queue the Close frame that starts the closing handshake; without a payload if `code` is None.
+
+        Raises:
+            ConnectionClosed: the state is not OPEN.
+            ValueError: `code` is one that must not be sent, or `reason` is longer than 123 bytes of UTF-8.
+        """
+        payload = _close_payload(code, reason)
+        if self.state is not _OPEN:
+            raise self.closed_error()
+        self.state = next_state(self.state, Event.CLOSE_SENT)
+        self.close_sent = True
+        self._sent_close = (CloseCode.NO_STATUS_RECEIVED if code is None else code, reason)
+        self._queue(FIN | _CLOSE, payload)
+
+    def _queue(self, first: int, payload: bytes) -> None:
+        # 5.3: the masking key of each frame is new and cannot be predicted.
+        self._out.append(build_frame(first, payload, os.urandom(4) if self._mask_out else None))
+
+    def data_to_send(self) -> bytes:
+        """The bytes that are due, in order, for the caller to write. Empty if there are none."""
+        out = self._out
+        if len(out) == 1:
+            return out.pop()
+        if not out:
+            return b""
+        data = b"".join(out)
+        out.clear()
+        return data
+
+    def closed_error(self) -> ConnectionClosed:
+        """The ConnectionClosed that says how the connection ended, or is ending."""
+        if self.close_code is not None:
+            return ConnectionClosed(self.close_code, self.close_reason)
+        return ConnectionClosed(*(self._sent_close or (CloseCode.ABNORMAL_CLOSURE, "")))
+
+
+def _read_close(payload: bytes) -> tuple[int, str]:
+    """Code and reason of a Close frame, section 5.5.1."""
+    if not payload:
+        return CloseCode.NO_STATUS_RECEIVED, ""
+    if len(payload) < 2:
+        raise ProtocolError("the payload of a Close frame is a single byte")
+    code: int = _uint16.unpack_from(payload)[0]
+    if not is_sendable_close_code(code):
+        raise ProtocolError(f"{code} is not a close code that may be sent")
+    try:
+        return code, str(payload[2:], "utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidPayload("the reason in a Close frame is not UTF-8") from error
+
+
+def _close_payload(code: int | None, reason: str) -> bytes:
+    if code is None:
+        if reason:
+            raise ValueError("a reason for closing needs a code")
+        return b""
+    if not is_sendable_close_code(code):
+        raise ValueError(f"{code} is not a close code that may be sent: use 1000-1003, 1007-1014 or 3000-4999")
+    payload = _uint16.pack(code) + reason.encode("utf-8")
+    if len(payload) > MAX_CONTROL_PAYLOAD:
+        raise ValueError(f"a reason for closing has at most 123 bytes in UTF-8; got {len(payload) - 2}")
+    return payload

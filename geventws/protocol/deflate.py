@@ -1,0 +1,234 @@
+"""permessage-deflate, RFC 7692: what is negotiated, and the codec that follows from it. Bounded on the way in.
+
+Frames and fragments are not known here: payloads are compressed whole and inflated piece by piece.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+from ..exceptions import HandshakeError, InvalidPayload, ProtocolError
+from .messages import Assembly
+
+__all__ = ["Agreement", "Deflate", "DeflateOptions", "agree", "confirm", "offer"]
+
+EXTENSION = "permessage-deflate"
+_TAIL = b"\x00\x00\xff\xff"
+# zlib cannot write a raw stream for a window of 256 bytes (8 bits); it reads one well.
+_SMALLEST_WINDOW = 9
+_LARGEST_WINDOW = 15
+
+Parameters = list[tuple[str, "str | None"]]
+
+
+@dataclass(frozen=True)
+class DeflateOptions:
+    """How messages are compressed when the peer agrees to permessage-deflate.
+
+    The defaults cost at most 32 KiB for what is sent and 4 KiB for what is received, per connection that uses them.
+    """
+
+    server_max_window_bits: int = 12
+    """Window of what the server sends, 9 to 15: 2 to that power bytes. 12 compresses small messages as well as 15 does."""
+    client_max_window_bits: int = 12
+    """Window asked of clients that let themselves be asked, 9 to 15."""
+    server_no_context_takeover: bool = False
+    """True: every message the server sends starts afresh. Less memory between messages, larger messages."""
+    client_no_context_takeover: bool = False
+    """True: the same asked of the client."""
+    memory_level: int = 5
+    """zlib's memory for compressing, 1 to 9: 512 bytes times 2 to that power."""
+    level: int = 6
+    """zlib's effort, 0 (none) to 9 (most); -1 is zlib's own default."""
+    threshold: int = 128
+    """Messages shorter than this many bytes are sent as they are: deflate would make most of them longer."""
+
+    def __post_init__(self) -> None:
+        _check_range("server_max_window_bits", self.server_max_window_bits, _SMALLEST_WINDOW, _LARGEST_WINDOW)
+        _check_range("client_max_window_bits", self.client_max_window_bits, _SMALLEST_WINDOW, _LARGEST_WINDOW)
+        _check_range("memory_level", self.memory_level, 1, 9)
+        _check_range("level", self.level, -1, 9)
+        _check_range("threshold", self.threshold, 0, None)
+
+
+def _check_range(name: str, value: int, low: int, high: int | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        allowed = f"{low} to {high}" if high is not None else f"{low} or more"
+        raise ValueError(f"{name} must be a whole number, {allowed}; got {value!r}")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What both endpoints agreed on, RFC 7692 section 7.1."""
+
+    server_no_context_takeover: bool = False
+    client_no_context_takeover: bool = False
+    server_max_window_bits: int = _LARGEST_WINDOW
+    client_max_window_bits: int = _LARGEST_WINDOW
+
+
+def agree(parameters: Parameters, options: DeflateOptions) -> tuple[Agreement, str] | None:
+    """A server's answer to one offer: the agreement and the extension's text for the response; None declines the offer."""
+    read = _read(parameters, value_optional="client_max_window_bits")
+    if read is None:
+        return None
+    server_bits = min(read.get("server_max_window_bits") or _LARGEST_WINDOW, options.server_max_window_bits)
+    if server_bits < _SMALLEST_WINDOW:
+        return None
+    # 7.1.2.2: a server must not ask for client_max_window_bits unless the client said that it knows the parameter.
+    client_bits = _LARGEST_WINDOW
+    if "client_max_window_bits" in read:
+        client_bits = min(read["client_max_window_bits"] or _LARGEST_WINDOW, options.client_max_window_bits)
+    agreement = Agreement(
+        "server_no_context_takeover" in read or options.server_no_context_takeover,
+        "client_no_context_takeover" in read or options.client_no_context_takeover,
+        server_bits,
+        client_bits,
+    )
+    return agreement, _text(agreement, server_bits_named="server_max_window_bits" in read)
+
+
+def offer(options: DeflateOptions) -> str:
+    """What a client offers."""
+    wanted = Agreement(
+        options.server_no_context_takeover,
+        options.client_no_context_takeover,
+        options.server_max_window_bits,
+        _LARGEST_WINDOW,
+    )
+    bits = options.client_max_window_bits
+    # Without a value it only says that the server may choose; 7.1.2.2.
+    limit = "client_max_window_bits" + (f"={bits}" if bits < _LARGEST_WINDOW else "")
+    return f"{_text(wanted)}; {limit}"
+
+
+def confirm(parameters: Parameters, options: DeflateOptions) -> Agreement:
+    """A client's reading of the server's answer to `offer(options)`.
+
+    Raises:
+        HandshakeError: the answer is not one that the offer allows, so the connection has to be given up.
+    """
+    read = _read(parameters, value_optional=None)
+    if read is None:
+        raise HandshakeError("502 Bad Gateway", f"the server's {EXTENSION} parameters are not valid: {parameters}")
+    agreement = Agreement(
+        "server_no_context_takeover" in read,
+        "client_no_context_takeover" in read or options.client_no_context_takeover,
+        read.get("server_max_window_bits") or _LARGEST_WINDOW,
+        min(read.get("client_max_window_bits") or _LARGEST_WINDOW, options.client_max_window_bits),
+    )
+    if agreement.server_max_window_bits > options.server_max_window_bits:
+        raise HandshakeError("502 Bad Gateway", "the server insists on a larger window than was offered")
+    if options.server_no_context_takeover and not agreement.server_no_context_takeover:
+        raise HandshakeError("502 Bad Gateway", "the server ignores server_no_context_takeover")
+    if agreement.client_max_window_bits < _SMALLEST_WINDOW:
+        raise HandshakeError("502 Bad Gateway", "the server asks for a window of 8 bits, which zlib cannot write")
+    return agreement
+
+
+def _read(parameters: Parameters, value_optional: str | None) -> dict[str, int | None] | None:
+    """The parameters with their values as numbers; None if one is unknown, repeated, or has a value it must not have."""
+    read: dict[str, int | None] = {}
+    for name, value in parameters:
+        if name in read:
+            return None
+        if name in ("server_no_context_takeover", "client_no_context_takeover"):
+            if value is not None:
+                return None
+            read[name] = None
+        elif name in ("server_max_window_bits", "client_max_window_bits"):
+            if value is None and name != value_optional:
+                return None
+            # 7.1.2.1: "a decimal integer without leading zeros between 8 to 15 inclusive"
+            if value is not None and value not in _WINDOW_VALUES:
+                return None
+            read[name] = None if value is None else int(value)
+        else:
+            return None
+    return read
+
+
+_WINDOW_VALUES = frozenset(str(bits) for bits in range(8, 16))
+
+
+def _text(agreement: Agreement, server_bits_named: bool = False) -> str:
+    parts = [EXTENSION]
+    if agreement.server_no_context_takeover:
+        parts.append("server_no_context_takeover")
+    if agreement.client_no_context_takeover:
+        parts.append("client_no_context_takeover")
+    if server_bits_named or agreement.server_max_window_bits < _LARGEST_WINDOW:
+        parts.append(f"server_max_window_bits={agreement.server_max_window_bits}")
+    if agreement.client_max_window_bits < _LARGEST_WINDOW:
+        parts.append(f"client_max_window_bits={agreement.client_max_window_bits}")
+    return "; ".join(parts)
+
+
+class Deflate:
+    """The codec of one connection. Its zlib objects, and their memory, come into being with the first message that needs them."""
+
+    __slots__ = (
+        "_compressor",
+        "_inflater",
+        "_options",
+        "_receive_bits",
+        "_receive_fresh",
+        "_send_bits",
+        "_send_fresh",
+        "threshold",
+    )
+
+    def __init__(self, agreement: Agreement, options: DeflateOptions, server: bool) -> None:
+        self._options = options
+        self.threshold = max(options.threshold, 1)
+        ours = (agreement.server_max_window_bits, agreement.server_no_context_takeover)
+        theirs = (agreement.client_max_window_bits, agreement.client_no_context_takeover)
+        self._send_bits, self._send_fresh = ours if server else theirs
+        self._receive_bits, self._receive_fresh = theirs if server else ours
+        self._compressor: zlib._Compress | None = None
+        self._inflater: zlib._Decompress | None = None
+
+    def compress(self, payload: bytes) -> bytes:
+        """The payload of a message, not empty, as RFC 7692 section 7.2.1 has it sent."""
+        compressor = self._compressor
+        if compressor is None:
+            options = self._options
+            compressor = zlib.compressobj(options.level, zlib.DEFLATED, -self._send_bits, options.memory_level)
+        self._compressor = None if self._send_fresh else compressor
+        return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+    def inflate(self, piece: bytes, message: Assembly) -> None:
+        """Add to `message` what the next piece of its payload inflates to, never more than a byte over its limit.
+
+        Raises:
+            MessageTooBig, InvalidPayload: as `Assembly.add` does, and InvalidPayload where `piece` is not deflate's.
+        """
+        while piece:
+            inflater = self._inflater
+            if inflater is None:
+                # zlib reads a window of 8 bits only as one of 9.
+                inflater = self._inflater = zlib.decompressobj(-max(self._receive_bits, _SMALLEST_WINDOW))
+            try:
+                inflated = inflater.decompress(piece, message.room + 1)
+            except zlib.error as error:
+                raise InvalidPayload(f"a compressed message does not inflate: {error}") from error
+            message.add(inflated)
+            piece = inflater.unconsumed_tail
+            if inflater.eof:
+                # 7.2.3.4: a block with BFINAL set ends zlib's stream, not the message.
+                piece = inflater.unused_data
+                self._inflater = None
+
+    def finish(self, message: Assembly) -> None:
+        """The message's last piece has been inflated. Raises as `inflate` does."""
+        self.inflate(_TAIL, message)
+        if self._receive_fresh:
+            self._inflater = None
+
+
+def refuse_compressed(opcode: int) -> ProtocolError:
+    """The error for RSV1 where RFC 7692 section 6 does not allow it."""
+    if opcode:
+        return ProtocolError("a message is compressed (RSV1 is set), but compression was not negotiated")
+    return ProtocolError("a continuation frame has RSV1 set")

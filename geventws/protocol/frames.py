@@ -1,0 +1,110 @@
+"""The layout of a frame, RFC 6455 section 5.2. A header is read from (buffer, offset), a frame is built from its payload.
+
+What a frame means in its place (fragmentation, closing, compression) is not decided here.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from ..codes import Opcode
+from ..exceptions import ProtocolError
+from .masking import apply_mask
+
+__all__ = ["FIN", "MAX_CONTROL_PAYLOAD", "MAX_HEADER", "RSV1", "RSV2_RSV3", "build_frame", "parse_header"]
+
+FIN = 0x80
+RSV1 = 0x40
+RSV2_RSV3 = 0x30
+MASKED = 0x80
+
+MAX_HEADER = 14
+# 5.5: "All control frames MUST have a payload length of 125 bytes or less and MUST NOT be fragmented."
+MAX_CONTROL_PAYLOAD = 125
+
+_OPCODES = frozenset(Opcode)
+
+_uint16 = Struct("!H")
+_uint64 = Struct("!Q")
+_head16 = Struct("!BBH").pack
+_head64 = Struct("!BBQ").pack
+# The two-octet header of every frame with a short payload, by (first octet, length): built once.
+_SHORT = {first: [bytes((first, size)) for size in range(126)] for first in (0x81, 0x82, 0x88, 0x89, 0x8A)}
+
+
+def parse_header(data: bytes, offset: int, masked: bool) -> tuple[int, int, int, bytes | None] | None:
+    """Read the header that starts at `offset`.
+
+    Returns (first octet, payload length, offset of the payload, masking key), or None when more bytes are needed. As much
+    as is there is checked, so that a wrong frame is refused as early as can be.
+
+    Raises:
+        ProtocolError: a reserved bit or opcode, a control frame that is too long or fragmented, a length that is not
+            in its shortest form, a frame that is masked and must not be, or the other way round.
+    """
+    available = len(data) - offset
+    if available < 1:
+        return None
+    first = data[offset]
+    if first & RSV2_RSV3:
+        raise ProtocolError("a reserved bit (RSV2 or RSV3) is set and no extension defines it")
+    opcode = first & 0x0F
+    if opcode not in _OPCODES:
+        raise ProtocolError(f"opcode {opcode:#x} is reserved")
+    if opcode >= 8 and not first & FIN:
+        raise ProtocolError("a control frame is fragmented")
+    if opcode >= 8 and first & RSV1:
+        raise ProtocolError("a control frame is compressed (RSV1 is set)")
+    if available < 2:
+        return None
+    second = data[offset + 1]
+    # 5.1: a server MUST close the connection upon receiving a frame that is not masked; a client, one that is.
+    if bool(second & MASKED) is not masked:
+        raise ProtocolError("a frame from a client is not masked" if masked else "a frame from a server is masked")
+    size = second & 0x7F
+    start = offset + 2
+    if size > MAX_CONTROL_PAYLOAD:
+        if opcode >= 8:
+            raise ProtocolError("the payload of a control frame is longer than 125 bytes")
+        width = 2 if size == 126 else 8
+        if available < 2 + width:
+            return None
+        # 5.2: "the minimal number of bytes MUST be used to encode the length"
+        if width == 2:
+            size = _uint16.unpack_from(data, start)[0]
+            if size < 126:
+                raise ProtocolError("a payload length is not in its shortest form")
+        else:
+            size = _uint64.unpack_from(data, start)[0]
+            if size < 65536:
+                raise ProtocolError("a payload length is not in its shortest form")
+            if size >> 63:
+                raise ProtocolError("the most significant bit of a 64-bit payload length is set")
+        start += width
+    if not masked:
+        return first, size, start, None
+    if available < start - offset + 4:
+        return None
+    return first, size, start + 4, data[start : start + 4]
+
+
+def build_frame(first: int, payload: bytes, key: bytes | None = None) -> bytes:
+    """The frame that carries `payload`, `first` being its first octet (FIN, reserved bits, opcode); masked if `key` is given."""
+    size = len(payload)
+    if key is not None:
+        return _masked_header(first, size) + key + apply_mask(payload, key)
+    if size < 126:
+        if first in _SHORT:
+            return _SHORT[first][size] + payload
+        return bytes((first, size)) + payload
+    if size < 65536:
+        return _head16(first, 126, size) + payload
+    return _head64(first, 127, size) + payload
+
+
+def _masked_header(first: int, size: int) -> bytes:
+    if size < 126:
+        return bytes((first, MASKED | size))
+    if size < 65536:
+        return _head16(first, MASKED | 126, size)
+    return _head64(first, MASKED | 127, size)

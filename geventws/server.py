@@ -1,0 +1,101 @@
+"""`WebSocketServer`: gevent's WSGI server with WebSockets, their options, and a polite way to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent.ssl
+from gevent import Timeout
+from gevent.pywsgi import WSGIServer
+
+from .codes import CloseCode
+from .connections import OpenConnections
+from .handler import Client, WebSocketHandler
+from .options import WebSocketOptions
+
+__all__ = ["WebSocketServer"]
+
+
+class WebSocketServer(WSGIServer):
+    """`gevent.pywsgi.WSGIServer` with `WebSocketHandler`, which closes its WebSockets when it is stopped.
+
+    ::
+
+        WebSocketServer(("", 5000), app, max_message_size=2**24).serve_forever()
+
+    Args:
+        listener: address to bind, or a listening socket, as for `WSGIServer`.
+        application: the WSGI application.
+        options: the options of the connections; any field of `WebSocketOptions` may be given by its name as well.
+        drain_timeout: seconds that `stop` waits for handlers to end.
+        debug: kept for programs written for gevent-websocket; set the level of the logger "geventws" instead.
+        pre_start_hook: called with the handler of each request; what it returns, if true, makes it ordinary HTTP.
+        arguments: as for `WSGIServer`: `log`, `spawn`, `keyfile`, `certfile`, `ssl_context` ...
+
+    Raises:
+        TypeError: an `ssl_context` that is not gevent's: its connections would block all others.
+        ValueError: an option out of its range.
+    """
+
+    handler_class = WebSocketHandler
+
+    def __init__(
+        self,
+        listener: Any,
+        application: Any = None,
+        *,
+        options: WebSocketOptions | None = None,
+        drain_timeout: float = 10.0,
+        debug: bool = False,
+        pre_start_hook: Callable[[WebSocketHandler], object] | None = None,
+        **arguments: Any,
+    ) -> None:
+        changes = {name: arguments.pop(name) for name in WebSocketOptions.names() & arguments.keys()}
+        handler_class = arguments.pop("handler_class", None) or self.handler_class
+        if options is not None or changes:
+            handler_class = handler_class.configured(options, **changes)
+        context = arguments.get("ssl_context")
+        if context is not None and not isinstance(context, gevent.ssl.SSLContext):
+            raise TypeError(
+                f"ssl_context is {type(context).__module__}.{type(context).__name__}, whose connections would block all "
+                "others: make it with gevent.ssl.SSLContext or gevent.ssl.create_default_context"
+            )
+        self.debug = debug
+        self.pre_start_hook = pre_start_hook
+        self.drain_timeout = drain_timeout
+        self.clients: dict[Any, Client] = {}
+        self.websockets = OpenConnections()
+        super().__init__(listener, application, handler_class=handler_class, **arguments)
+
+    def start(self) -> None:
+        """Start accepting connections."""
+        self.websockets.draining = False
+        super().start()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop accepting, close all WebSockets with 1001, and wait for their handlers.
+
+        Upgrade requests on connections that are still there are answered 503. After `timeout` seconds (by default
+        `drain_timeout`) what has not ended is cut off. Nothing is open afterwards.
+        """
+        self.stop_accepting()
+        self.websockets.drain(self.drain_timeout if timeout is None else timeout, CloseCode.GOING_AWAY, "server stops")
+        super().stop(timeout)
+
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
+        """TLS: a client that does not get through with its handshake in time is dropped, as one is that trickles headers."""
+        patience = Timeout.start_new(self.handler_class.options.handshake_timeout)
+        try:
+            socket = self.wrap_socket(client_socket, **self.ssl_args)
+        except (Timeout, OSError) as error:
+            if isinstance(error, Timeout) and error is not patience:
+                raise
+            client_socket.close()
+            return None
+        finally:
+            patience.close()
+        try:
+            return self.handle(socket, address)
+        finally:
+            socket.close()

@@ -1,0 +1,444 @@
+"""The seam to the socket: what a WebSocket needs of it, and the way gevent gives it. Bytes only, no frames, no WSGI."""
+
+from __future__ import annotations
+
+import socket as _socket
+import struct
+from _thread import allocate_lock as _allocate_lock
+from collections import deque
+from collections.abc import Callable
+from ssl import SSLError, SSLWantReadError, SSLWantWriteError
+from typing import Any, Protocol, TypeVar
+
+import gevent.socket
+from gevent import getcurrent, spawn_raw
+from gevent._hub_local import get_hub_if_exists  # type: ignore[import-untyped]  # the public module does not name it
+from gevent.hub import Hub, Waiter
+from gevent.ssl import SSLSocket
+
+from .exceptions import InvalidState
+
+__all__ = ["GeventTransport", "Listener", "Transport", "call_in_hub"]
+
+T = TypeVar("T")
+
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+# What one recv asks for: enough for most messages, more while large ones come in, so that they take fewer calls.
+_RECV_SMALL = 16 * 1024
+_RECV_LARGE = 256 * 1024
+
+
+class Listener(Protocol):
+    """Who is told what happens on a transport. Both are called in the hub and must not block."""
+
+    def on_readable(self) -> None:
+        """There is something to read and nobody waits for it. Told once; `watch` asks to be told again."""
+
+    def on_closed(self) -> None:
+        """TCP is closed."""
+
+
+class Transport(Protocol):
+    """A connected byte stream. `write` never waits, `recv` and `drain` do."""
+
+    bytes_received: int
+    bytes_sent: int
+
+    @property
+    def backlog(self) -> int:
+        """Bytes written that the operating system has not taken yet."""
+
+    @property
+    def receiving(self) -> bool:
+        """Whether somebody waits in `recv`."""
+
+    def recv(self, timeout: float | None) -> bytes:
+        """Wait for bytes; b"" at the end of the stream. Raises TimeoutError, or InvalidState for a second one waiting."""
+
+    def recv_ready(self) -> bytes | None:
+        """What has come in by now; None if that is nothing, b"" at the end of the stream."""
+
+    def watch(self) -> None:
+        """Tell the listener when there is something to read."""
+
+    def write(self, data: bytes) -> bool:
+        """Send `data` after what was written before, now or as soon as can be; True if all has left.
+
+        Raises OSError if the peer is gone.
+        """
+
+    def drain(self, timeout: float | None) -> None:
+        """Wait until what has been written has left. Raises TimeoutError, or OSError if the peer is gone."""
+
+    def finish(self) -> None:
+        """Let what was written leave, then end the stream; drop what comes in until the peer ends it too; then close."""
+
+    def close(self, abort: bool = False) -> None:
+        """Close at once; `abort` also drops what the operating system still holds. Whoever waits is woken."""
+
+
+class _TimedOut:
+    """What a waiting receiver is switched to with when its time is up."""
+
+
+_TIMED_OUT = _TimedOut()
+
+
+class GeventTransport:
+    """A gevent socket, plain or TLS, whose waiting is done here.
+
+    A read watcher stays started while there is somebody to tell: its callback switches straight to the receiver, without
+    a Waiter and without starting and stopping it for each message. When nobody receives, the listener is told and the
+    watcher stops. Bytes that the socket does not take at once are flushed by a write watcher in the hub, so a sender that
+    is killed or runs out of patience leaves no half frame behind.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_closed",
+        "_discarding",
+        "_drainers",
+        "_eof",
+        "_finishing",
+        "_hub",
+        "_listener",
+        "_queued",
+        "_read_watcher",
+        "_readable",
+        "_receiver",
+        "_recv",
+        "_recv_size",
+        "_send",
+        "_socket",
+        "_tls",
+        "_watching",
+        "_write_watcher",
+        "bytes_received",
+        "bytes_sent",
+    )
+
+    def __init__(self, socket: gevent.socket.socket, listener: Listener) -> None:
+        socket.settimeout(0.0)
+        raw = socket._sock
+        self._socket: Any = socket
+        self._tls = isinstance(socket, SSLSocket)
+        # The socket module's own methods: gevent's would first fail, then wait with a new Waiter each time.
+        self._recv: Callable[[int], bytes] = socket.recv if self._tls else raw.recv
+        self._send: Callable[[Any], int] = socket.send if self._tls else raw.send
+        self._listener: Listener | None = listener
+        self._hub = socket.hub
+        self._read_watcher: Any = self._hub.loop.io(raw.fileno(), 1)
+        self._watching = False
+        self._readable = self._tls
+        self._receiver: Any = None
+        self._recv_size = _RECV_SMALL
+        self._write_watcher: Any = None
+        self._backlog: deque[memoryview] = deque()
+        self._queued = 0
+        self._drainers: deque[tuple[int, Waiter[bool]]] = deque()
+        self._finishing = self._discarding = self._eof = self._closed = False
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        if raw.family in (_socket.AF_INET, _socket.AF_INET6):
+            # Frames are written whole: waiting for more to fill a segment would only delay them.
+            raw.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+
+    # Reading.
+
+    @property
+    def receiving(self) -> bool:
+        return self._receiver is not None
+
+    def recv(self, timeout: float | None) -> bytes:
+        while True:
+            if self._readable:
+                data = self.recv_ready()
+                if data is not None:
+                    return data
+            self._wait_readable(timeout)
+
+    def recv_ready(self) -> bytes | None:
+        if self._closed or self._eof or self._finishing:
+            return b""
+        try:
+            data = self._recv(self._recv_size)
+        except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
+            self._readable = False
+            return None
+        except OSError:
+            data = b""
+        size = len(data)
+        self.bytes_received += size
+        if size == self._recv_size:
+            self._recv_size = _RECV_LARGE
+        else:
+            # TLS may hold more than the socket tells of; a short read from a plain one has emptied it.
+            self._readable = self._tls
+            if size < _RECV_SMALL:
+                self._recv_size = _RECV_SMALL
+        if not data:
+            self._eof = True
+        return data
+
+    def _wait_readable(self, timeout: float | None) -> None:
+        if self._receiver is not None:
+            raise InvalidState("another greenlet is already waiting in receive() on this connection")
+        self.watch()
+        timer = None
+        if timeout is not None:
+            timer = self._hub.loop.timer(max(timeout, 0))
+            timer.start(self._wake, _TIMED_OUT)
+        self._receiver = getcurrent()
+        try:
+            while True:
+                token = self._hub.switch()
+                if token is self:
+                    return
+                if token is _TIMED_OUT:
+                    raise TimeoutError(f"no message within {timeout} seconds")
+        finally:
+            self._receiver = None
+            if timer is not None:
+                timer.stop()
+                timer.close()
+
+    def _wake(self, token: object) -> None:
+        """In the hub: switch to the receiver, if there is still one."""
+        receiver = self._receiver
+        if receiver is not None:
+            self._receiver = None
+            receiver.switch(token)
+
+    def watch(self) -> None:
+        if not self._watching and not self._closed:
+            self._watching = True
+            self._read_watcher.start(self._on_readable)
+
+    def _on_readable(self) -> None:
+        self._readable = True
+        receiver = self._receiver
+        if receiver is not None:
+            self._receiver = None
+            receiver.switch(self)
+            return
+        if self._discarding:
+            self._discard()
+            return
+        self._unwatch()
+        if self._listener is not None:
+            self._listener.on_readable()
+
+    def _unwatch(self) -> None:
+        self._watching = False
+        self._read_watcher.stop()
+
+    # Writing.
+
+    @property
+    def backlog(self) -> int:
+        return self._queued - self.bytes_sent
+
+    def write(self, data: bytes) -> bool:
+        if self._closed or self._finishing:
+            raise BrokenPipeError("the connection is closed")
+        self._queued += len(data)
+        if self._backlog:
+            self._backlog.append(memoryview(data))
+            return False
+        try:
+            sent = self._send(data)
+        except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
+            sent = 0
+        self.bytes_sent += sent
+        if self._queued == self.bytes_sent:
+            return True
+        self._backlog.append(memoryview(data)[sent:])
+        self._flush_later()
+        return False
+
+    def _flush_later(self) -> None:
+        if self._write_watcher is None:
+            self._write_watcher = self._hub.loop.io(self._socket.fileno(), 2)
+        self._write_watcher.start(self._on_writable)
+
+    def _on_writable(self) -> None:
+        try:
+            self._flush()
+        except OSError:
+            self._drop_backlog()
+            return
+        if not self._backlog:
+            self._stop_writing()
+            if self._finishing:
+                self._end_stream()
+        self._wake_drainers()
+
+    def _flush(self) -> None:
+        while self._backlog:
+            head = self._backlog[0]
+            try:
+                sent = self._send(head)
+            except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
+                return
+            self.bytes_sent += sent
+            if sent < len(head):
+                # What is left is offered again in the same place: TLS insists on that.
+                self._backlog[0] = head[sent:]
+                return
+            self._backlog.popleft()
+
+    def _stop_writing(self) -> None:
+        watcher, self._write_watcher = self._write_watcher, None
+        if watcher is not None:
+            watcher.stop()
+            watcher.close()
+
+    def _wake_drainers(self) -> None:
+        """In the hub: whoever waits for bytes that have left goes on."""
+        while self._drainers and self._drainers[0][0] <= self.bytes_sent:
+            self._drainers.popleft()[1].switch(True)
+
+    def _drop_backlog(self) -> None:
+        """In the hub: the peer is gone, or the connection is closed. What was to be sent cannot be."""
+        self._stop_writing()
+        self._backlog.clear()
+        self._queued = self.bytes_sent
+        while self._drainers:
+            self._drainers.popleft()[1].throw(BrokenPipeError("the connection is closed"))
+        if self._finishing:
+            self.close()
+
+    def drain(self, timeout: float | None) -> None:
+        if not self._backlog:
+            return
+        waiter: Waiter[bool] = Waiter()
+        entry = (self._queued, waiter)
+        self._drainers.append(entry)
+        timer = None
+        if timeout is not None:
+            timer = self._hub.loop.timer(timeout)
+            timer.start(waiter.switch, False)
+        try:
+            if not waiter.get():
+                raise TimeoutError(f"the peer has not read for {timeout} seconds")
+        finally:
+            if timer is not None:
+                timer.stop()
+                timer.close()
+            if entry in self._drainers:
+                self._drainers.remove(entry)
+
+    # Ending.
+
+    def finish(self) -> None:
+        if self._closed or self._finishing:
+            return
+        self._finishing = True
+        self._readable = True  # Whoever comes to recv is told of the end at once.
+        if not self._backlog:
+            self._end_stream()
+        if self._receiver is not None:
+            self._hub.loop.run_callback(self._wake, self)
+
+    def _end_stream(self) -> None:
+        if self._eof:
+            self.close()
+            return
+        try:
+            if self._tls:
+                self._notify_tls_close()
+            self._socket._sock.shutdown(_socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        # A socket closed with unread input sends a reset, which can overtake our last frames: read it away first.
+        self._discarding = True
+        self.watch()
+
+    def _notify_tls_close(self) -> None:
+        try:
+            self._socket.unwrap()
+        except (SSLError, ValueError):
+            pass  # The notice is out, or cannot be sent any more; what the peer answers is dropped like all else.
+
+    def _discard(self) -> None:
+        try:
+            # The raw socket: after the notice above TLS reads no more.
+            while self._socket._sock.recv(_RECV_LARGE):
+                pass
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._eof = True
+        self.close()
+
+    def close(self, abort: bool = False) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._unwatch()
+        self._read_watcher.close()
+        self._stop_writing()
+        if abort:
+            self._abort()
+        self._socket.close()
+        self._readable = True  # Whoever comes to recv is told of the end at once.
+        self._hub.loop.run_callback(self._tell_closed)
+
+    def _abort(self) -> None:
+        try:
+            # Linger for no time: what the kernel holds for a peer that does not read is dropped with a reset.
+            self._socket._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _NO_LINGER)
+        except OSError:
+            pass
+
+    def _tell_closed(self) -> None:
+        listener, self._listener = self._listener, None
+        self._drop_backlog()
+        if listener is not None:
+            listener.on_closed()
+        self._wake(self)
+
+
+def call_in_hub(hub: Hub, function: Callable[..., T], *args: Any) -> T:
+    """Run `function(*args)` in a greenlet of `hub`'s thread, from another thread, and wait for what it returns or raises."""
+    outcome: list[Any] = [None, None]
+    wake, wait = _waiter_for_another_thread()
+
+    def run() -> None:
+        try:
+            outcome[0] = function(*args)
+        except BaseException as error:
+            outcome[1] = error
+        finally:
+            wake()
+
+    hub.loop.run_callback_threadsafe(spawn_raw, run)
+    wait()
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
+    return result
+
+
+def _waiter_for_another_thread() -> tuple[Callable[[], object], Callable[[], object]]:
+    """A pair of calls: the first, made in another thread, ends the second one's waiting in this thread."""
+    hub = get_hub_if_exists()
+    if hub is None:
+        lock = _allocate_lock()
+        lock.acquire()
+        return lock.release, lock.acquire
+    # This thread runs greenlets of its own: they go on meanwhile.
+    waiter: Waiter[None] = Waiter()
+    notice = hub.loop.async_()
+    notice.start(waiter.switch, None)
+
+    def wait() -> None:
+        try:
+            waiter.get()
+        finally:
+            notice.close()
+
+    return notice.send, wait

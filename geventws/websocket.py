@@ -1,0 +1,785 @@
+"""`WebSocket`: what user code holds. It joins the protocol to a transport, and decides who reads, when, and who is told.
+
+The rules are the protocol's, the waiting the transport's; servers and frameworks are not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from threading import get_ident
+from time import monotonic
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import gevent
+from gevent.event import Event
+
+from .codes import CloseCode, Opcode
+from .exceptions import ConnectionClosed, HandshakeError, InvalidState, WebSocketError
+from .keepalive import Keepalive
+from .options import WebSocketOptions
+from .protocol import CloseReceived, Connection, PingReceived, PongReceived, Role, State
+from .protocol.deflate import Deflate
+from .protocol.handshake import OpeningRequest, accept_response, choose_subprotocol, negotiate, origin_allowed
+from .transport import Listener, Transport, call_in_hub
+
+__all__ = ["MSG_ALREADY_CLOSED", "MSG_CLOSED", "MSG_SOCKET_DEAD", "Header", "Upgrade", "WebSocket", "WebSocketError"]
+
+logger = logging.getLogger("geventws.connection")
+
+# What gevent-websocket gave as the reason to `on_close`, for programs that compare with it.
+MSG_SOCKET_DEAD = "Socket is dead"
+MSG_ALREADY_CLOSED = "Connection is already closed"
+MSG_CLOSED = "Connection closed"
+
+_TEXT, _BINARY, _PING, _PONG, _CLOSE = (
+    int(code) for code in (Opcode.TEXT, Opcode.BINARY, Opcode.PING, Opcode.PONG, Opcode.CLOSE)
+)
+_OPEN = State.OPEN
+
+# How long a peer has to end TCP after the closing handshake, before it is closed on it.
+_LINGER = 2.0
+# So many bytes of pongs may wait for a peer that pings without reading before nothing more is read from it.
+_PONG_LIMIT = 64 * 1024
+
+Upgrade = Callable[[bytes, Listener], "tuple[Transport, bytes]"]
+"""Sends the given 101 response and hands over the connection, with the bytes that were already read behind the request."""
+
+
+class Header(NamedTuple):
+    """What `handle_ping`, `handle_pong` and `handle_close` are told of the frame, as in gevent-websocket."""
+
+    opcode: int
+    length: int
+    fin: int = 0x80
+    flags: int = 0
+
+
+class WebSocket:
+    """One WebSocket connection, from the request on.
+
+    A handler receives in its own greenlet and sends from wherever it likes:
+
+    - Every method may be called from any greenlet and any native thread. Frames never interleave, and messages leave in
+      the order in which `send` was called. Only one greenlet may wait in `receive` at a time (`InvalidState` for a second).
+    - Nothing has to be read for pings to be answered and for `closed` to become true when the peer leaves.
+    - A handler may be killed, or run into a `gevent.Timeout`, at any point: no message is lost or torn by it.
+
+    The opening handshake is answered as late as possible: by `accept`, or by itself at the first `receive`, `send`, `ping`,
+    `close`, iteration, or look at `closed`. Until then the application may refuse it with an ordinary HTTP response.
+    """
+
+    OPCODE_CONTINUATION = int(Opcode.CONTINUATION)
+    OPCODE_TEXT = _TEXT
+    OPCODE_BINARY = _BINARY
+    OPCODE_CLOSE = _CLOSE
+    OPCODE_PING = _PING
+    OPCODE_PONG = _PONG
+
+    __slots__ = (
+        "__weakref__",
+        "_awaiting_pong",
+        "_closed_event",
+        "_connection",
+        "_deadline",
+        "_end_told",
+        "_ended",
+        "_hub",
+        "_id",
+        "_latency",
+        "_logging",
+        "_look_ahead_due",
+        "_messages",
+        "_next_ping",
+        "_options",
+        "_paused",
+        "_ping_mark",
+        "_ping_payload",
+        "_ping_sent",
+        "_refusal",
+        "_request",
+        "_thread",
+        "_touched",
+        "_transport",
+        "_unsent_pongs",
+        "_upgrade",
+        "before_accept",
+        "environ",
+        "handler",
+        "subprotocol",
+    )
+
+    def __init__(
+        self,
+        environ: dict[str, Any],
+        request: OpeningRequest,
+        upgrade: Upgrade,
+        options: WebSocketOptions,
+        handler: Any = None,
+    ) -> None:
+        self.environ = environ
+        """The WSGI environ of the request."""
+        self.handler = handler
+        """The server's handler of this request; `handler.server.clients` as in gevent-websocket. None on other servers."""
+        self.subprotocol: str | None = None
+        """The subprotocol in use; None before the accept, or if there is none."""
+        self._request = request
+        self._upgrade = upgrade
+        self._options = options
+        self.before_accept: Callable[[], Iterable[tuple[str, str]]] | None = None
+        """For frameworks: called when the handshake is about to be accepted, gives more header fields for the 101."""
+        self._hub = gevent.get_hub()
+        self._thread = get_ident()
+        self._transport: Transport | None = None
+        self._connection: Connection | None = None
+        self._refusal: str | None = None
+        self._id: str | None = None
+        # Messages read ahead while nobody received, and when one last came or went.
+        self._messages: deque[str | bytes] = deque()
+        self._touched = 0.0
+        self._paused = False
+        self._look_ahead_due = False
+        self._end_told = False
+        self._ended = False
+        self._closed_event: Event | None = None
+        # When TCP is closed on a peer that does not do it: set with our Close frame, and with the closing handshake's end.
+        self._deadline: float | None = None
+        self._next_ping: float | None = None
+        self._ping_sent = 0.0
+        self._ping_payload = b""
+        self._ping_mark = (0, 0)
+        self._awaiting_pong = False
+        self._unsent_pongs = 0
+        self._latency: float | None = None
+        self._logging = logger.isEnabledFor(logging.DEBUG)
+
+    # The opening handshake.
+
+    @property
+    def options(self) -> WebSocketOptions:
+        """The options of this connection. They may be exchanged until it is accepted (InvalidState afterwards)."""
+        return self._options
+
+    @options.setter
+    def options(self, options: WebSocketOptions) -> None:
+        if self._connection is not None:
+            raise InvalidState("the options of a connection cannot be changed once it is accepted")
+        self._options = options
+
+    def accept(self, subprotocol: str | None = None, headers: Sequence[tuple[str, str]] = ()) -> None:
+        """Answer the opening handshake: send the 101, RFC 6455 section 4.2.2.
+
+        Args:
+            subprotocol: the one to use, among those that the client offered. None takes the first of
+                `options.subprotocols` that it offered, if there is one.
+            headers: more header fields for the response, such as `("Set-Cookie", "...")`.
+
+        Raises:
+            HandshakeError: the request came from a page that `options.origins` does not let in. Let it pass, and the
+                server answers 403.
+            InvalidState: the handshake has been answered already.
+            ValueError: a subprotocol that was not offered, or a header field that cannot be sent.
+            ConnectionClosed: the client is gone.
+        """
+        if self._connection is not None:
+            raise InvalidState("the opening handshake has been answered already: accept() is called once, and first")
+        if get_ident() != self._thread:
+            return self._elsewhere(self.accept, subprotocol, headers)
+        self._check_refusal()
+        options, request = self._options, self._request
+        if not origin_allowed(request.origin, request.host, options.origins):
+            raise HandshakeError(
+                "403 Forbidden",
+                f"A page of {request.origin} may not open a WebSocket on {request.host}. "
+                "If it should, name its host in the server's option `origins`.",
+            )
+        if subprotocol is None:
+            subprotocol = choose_subprotocol(request.subprotocols, options.subprotocols)
+        agreed = negotiate(request, options.deflate)
+        fields = [*headers, *(self.before_accept() if self.before_accept is not None else ())]
+        response = accept_response(request, subprotocol, agreed[1] if agreed else None, fields)
+        transport, read_ahead = self._upgrade(response, self)
+        self._transport = transport
+        self.subprotocol = subprotocol
+        deflate = Deflate(agreed[0], options.deflate, server=True) if agreed and options.deflate else None
+        self._connection = Connection(Role.SERVER, max_message_size=options.max_message_size, deflate=deflate)
+        self._connection.receive_data(read_ahead)
+        self._start()
+        return None
+
+    def _start(self) -> None:
+        transport, connection = self._transport, self._connection
+        assert transport is not None
+        assert connection is not None
+        logger.info("%r is open", self)
+        if connection.unparsed:
+            self._look_ahead_soon()
+        else:
+            transport.watch()
+        if self._options.ping_interval is not None:
+            self._next_ping = monotonic() + self._options.ping_interval
+            Keepalive.of(self._hub).at(self._next_ping, self)
+
+    def _open(self) -> Connection:
+        """The connection, accepted if it is not yet."""
+        if self._connection is None:
+            self.accept()
+        assert self._connection is not None
+        return self._connection
+
+    def _check_refusal(self) -> None:
+        if self._refusal is not None:
+            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, f"the opening handshake was refused: {self._refusal}")
+
+    def refused(self, status: str) -> None:
+        """For servers: the opening handshake has been answered with the HTTP `status` instead of a 101."""
+        self._refusal = status
+
+    # Receiving.
+
+    def receive(self, timeout: float | None = None) -> str | bytes | None:
+        """The next message: `str` for text, `bytes` for binary.
+
+        None, once, when the connection has closed; `closed`, `close_code` and `close_reason` say it by then.
+
+        Args:
+            timeout: seconds to wait for a message; None waits for ever, 0 takes only what is there.
+
+        Raises:
+            TimeoutError: no message within `timeout` seconds. The connection goes on.
+            ConnectionClosed: None has been returned already, or the handshake was refused.
+            InvalidState: another greenlet is already waiting here.
+        """
+        if get_ident() != self._thread:
+            return self._elsewhere(self.receive, timeout)
+        connection = self._connection or self._open()
+        if self._messages or connection.state is not _OPEN:
+            return self._take_message_or_end(connection)
+        transport = self._transport
+        assert transport is not None
+        until = None if timeout is None else monotonic() + timeout
+        while True:
+            event = connection.next_event()
+            if event.__class__ is str or event.__class__ is bytes:
+                if connection.unparsed:
+                    self._look_ahead_soon()
+                if self._logging:
+                    self._log_message("<", event)
+                return event  # type: ignore[return-value]  # `isinstance` would cost as much as the rest of the loop
+            if event is not None:
+                self._control(event)
+                continue
+            if connection.state is not _OPEN:
+                self._settle(connection)
+                if connection.over:
+                    return self._take_message_or_end(connection)
+            data = transport.recv(None if until is None else until - monotonic())
+            if data:
+                connection.receive_data(data)
+            else:
+                self._lost()
+
+    def _take_message_or_end(self, connection: Connection) -> str | bytes | None:
+        if not self._messages:
+            if self._end_told:
+                raise connection.closed_error()
+            self._end_told = True
+            return None
+        message = self._messages.popleft()
+        self._touched = monotonic()
+        if self._paused:
+            self._paused = False
+            self._look_ahead_soon()
+        if self._logging:
+            self._log_message("<", message)
+        return message
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """The messages, until the connection is closed."""
+        while True:
+            try:
+                message = self.receive()
+            except ConnectionClosed:
+                return
+            if message is None:
+                return
+            yield message
+
+    def __enter__(self) -> WebSocket:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        failed = error is not None and not isinstance(error, ConnectionClosed | gevent.GreenletExit)
+        self.close(CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE)
+
+    # Reading while nobody receives.
+
+    def on_readable(self) -> None:
+        """From the transport, in the hub: there is something to read and nobody is in `receive`."""
+        if len(self._messages) < self._options.max_queue:
+            gevent.spawn_raw(self._look_ahead)
+        else:
+            self._paused = True
+
+    def _look_ahead_soon(self) -> None:
+        """Look at what is already here, should the handler do something else than to receive it at once."""
+        if not self._look_ahead_due:
+            self._look_ahead_due = True
+            self._hub.loop.run_callback(self._look_ahead_now)
+
+    def _look_ahead_now(self) -> None:
+        self._look_ahead_due = False
+        if self._transport is not None and not self._transport.receiving:
+            self.on_readable()
+
+    def _look_ahead(self) -> None:
+        """In a greenlet of its own: answer pings, see a close, and keep up to `max_queue` messages for later."""
+        try:
+            self._read_ahead()
+        except Exception:
+            logger.exception("Reading from %r failed", self)
+            self._abort("")
+
+    def _read_ahead(self) -> None:
+        connection, transport = self._connection, self._transport
+        assert connection is not None
+        assert transport is not None
+        while len(self._messages) < self._options.max_queue:
+            event = connection.next_event()
+            if isinstance(event, str | bytes):
+                self._messages.append(event)
+                self._touched = monotonic()
+                continue
+            if event is not None:
+                self._control(event)
+                continue
+            self._settle(connection)
+            if connection.over or transport.receiving:
+                return
+            data = transport.recv_ready()
+            if data is None:
+                transport.watch()
+                return
+            if data:
+                connection.receive_data(data)
+            else:
+                self._lost()
+        self._paused = True
+
+    def _control(self, event: PingReceived | PongReceived | CloseReceived | str | bytes) -> None:
+        """A control frame came in. What the protocol has to answer is sent first, then whoever overrides the hooks is told."""
+        connection = self._connection
+        assert connection is not None
+        self._settle(connection)
+        if isinstance(event, PingReceived):
+            self._bound_pongs(len(event.payload))
+            self.handle_ping(Header(_PING, len(event.payload)), event.payload)
+        elif isinstance(event, PongReceived):
+            self._measure(event.payload)
+            self.handle_pong(Header(_PONG, len(event.payload)), event.payload)
+        elif isinstance(event, CloseReceived):
+            payload = b"" if event.code == CloseCode.NO_STATUS_RECEIVED else event.code.to_bytes(2, "big")
+            payload += event.reason.encode()
+            self.handle_close(Header(_CLOSE, len(payload)), payload)
+
+    def handle_ping(self, header: Header, payload: bytes) -> None:
+        """To override: the peer sent a ping. It has been answered already."""
+
+    def handle_pong(self, header: Header, payload: bytes) -> None:
+        """To override: the peer sent a pong."""
+
+    def handle_close(self, header: Header, payload: bytes) -> None:
+        """To override: the peer sent a Close frame, `payload` being its code in two octets and its reason. It is answered."""
+
+    def _bound_pongs(self, size: int) -> None:
+        """Read on while our pongs cannot leave, as the peer may be busy with a long message, but not without end."""
+        transport = self._transport
+        assert transport is not None
+        self._unsent_pongs = self._unsent_pongs + size + 2 if transport.backlog else 0
+        if self._unsent_pongs > _PONG_LIMIT:
+            self._drain()
+            self._unsent_pongs = 0
+
+    def _measure(self, payload: bytes) -> None:
+        if payload and payload == self._ping_payload:
+            self._latency = monotonic() - self._ping_sent
+            self._ping_payload = b""
+
+    def _settle(self, connection: Connection) -> None:
+        """Send what the protocol has due, and end TCP once nothing more is to be said."""
+        data = connection.data_to_send()
+        if data:
+            self._write(data)
+        if connection.over and self._transport is not None:
+            self._transport.finish()
+            self._close_by(monotonic() + min(_LINGER, self._options.close_timeout))
+
+    # Sending.
+
+    def send(self, message: str | bytes | bytearray | memoryview, binary: bool | None = None) -> None:
+        """Send a message: `str` as text, bytes-like as binary.
+
+        Returns when the operating system has taken it; waits, at most `options.send_timeout`, while the peer does not read.
+
+        Args:
+            binary: True sends a `str` as binary, in UTF-8; False sends bytes-like UTF-8 as text.
+
+        Raises:
+            ConnectionClosed: the connection is closed, or was given up because the peer did not read for too long.
+            TypeError: `message` is neither `str` nor bytes-like.
+            ValueError: text that is not Unicode (a lone surrogate), or with binary=False not UTF-8.
+        """
+        if get_ident() != self._thread:
+            return self._elsewhere(self.send, message, binary)
+        connection = self._connection or self._open()
+        if connection.state is not _OPEN:
+            raise connection.closed_error()
+        if binary is None and message.__class__ is str:
+            payload, opcode = message.encode(), _TEXT  # type: ignore[union-attr]  # as above
+        elif binary is None and message.__class__ is bytes:
+            payload, opcode = message, _BINARY  # type: ignore[assignment]  # as above
+        else:
+            payload, opcode = _encode(message, binary)
+        if self._logging:
+            self._log_message(">", message)
+        connection.send_message(payload, opcode)
+        self._send_queued(connection)
+        return None
+
+    def send_frame(self, message: str | bytes, opcode: int) -> None:
+        """Send a frame by its opcode, as in gevent-websocket: a message, a ping, a pong, or a Close frame.
+
+        Raises:
+            ValueError: a continuation frame, or an opcode that does not exist.
+        """
+        if opcode in (_TEXT, _BINARY):
+            return self.send(message, binary=opcode == _BINARY)
+        payload = _encode(message, None)[0]
+        if opcode == _PING:
+            return self.ping(payload)
+        if opcode == _PONG:
+            return self._send_control(Connection.send_pong, payload)
+        if opcode == _CLOSE:
+            return self.close(int.from_bytes(payload[:2], "big") if payload else None, payload[2:])
+        raise ValueError(f"a frame cannot be sent with opcode {opcode!r}")
+
+    def ping(self, payload: str | bytes = b"") -> None:
+        """Send a ping with at most 125 bytes. Pings that keep the connection alive go by themselves.
+
+        Raises:
+            ConnectionClosed: the connection is closed.
+            ValueError: the payload is too long.
+        """
+        self._send_control(Connection.send_ping, _encode(payload, None)[0])
+
+    def _send_control(self, send: Callable[[Connection, bytes], None], payload: bytes) -> None:
+        if get_ident() != self._thread:
+            return self._elsewhere(self._send_control, send, payload)
+        connection = self._connection or self._open()
+        send(connection, payload)
+        self._send_queued(connection)
+        return None
+
+    def _send_queued(self, connection: Connection) -> None:
+        if not (self._write(connection.data_to_send()) or self._drain()):
+            raise connection.closed_error()
+
+    def _write(self, data: bytes) -> bool:
+        """Write without waiting. Whether all has left; if the peer is gone, the state says so afterwards."""
+        transport = self._transport
+        assert transport is not None
+        try:
+            return transport.write(data)
+        except OSError:
+            self._lost_while_sending()
+            return False
+
+    def _drain(self) -> bool:
+        """Wait for the peer to read. Whether all has left; if not, the connection is given up."""
+        transport = self._transport
+        assert transport is not None
+        try:
+            transport.drain(self._options.send_timeout)
+        except TimeoutError:
+            logger.info("%r is given up: the peer has not read for %s s", self, self._options.send_timeout)
+            self._abort(f"the peer has not read for {self._options.send_timeout} seconds")
+            return False
+        except OSError:
+            self._lost_while_sending()
+            return False
+        return True
+
+    def _lost_while_sending(self) -> None:
+        """The peer's end is gone. What it had sent before, a Close frame with its code above all, can still be read."""
+        connection, transport = self._connection, self._transport
+        assert connection is not None
+        assert transport is not None
+        while not connection.over and len(self._messages) < self._options.max_queue:
+            event = connection.next_event()
+            if isinstance(event, str | bytes):
+                self._messages.append(event)
+                self._touched = monotonic()
+            elif event is None and not connection.over:
+                data = transport.recv_ready()
+                if not data:
+                    break
+                connection.receive_data(data)
+        connection.data_to_send()  # Nobody is there to get it.
+        self._lost()
+
+    # Closing.
+
+    def close(self, code: int | None = CloseCode.NORMAL_CLOSURE, reason: str | bytes | None = "") -> None:
+        """Close the connection with the closing handshake of RFC 6455 section 7, and wait until TCP is closed too.
+
+        Waits at most `options.close_timeout` for a peer that does not answer. Idempotent: on a connection that is closing it
+        only waits. Messages that the peer still sends are dropped.
+
+        Args:
+            code: why: 1000, or 3000-4999 for reasons of the application's own. None sends none.
+            reason: a text for it, at most 123 bytes in UTF-8.
+
+        Raises:
+            ValueError: a code that must not be sent, or a reason that is too long. The connection goes on.
+        """
+        if get_ident() != self._thread:
+            return self._elsewhere(self.close, code, reason)
+        if self._refusal is not None or self._ended:
+            return None
+        self._start_closing(self._connection or self._open(), code, reason)
+        if self._closed_event is None:
+            self._closed_event = Event()
+        self._closed_event.wait()
+        return None
+
+    def start_closing(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
+        """As `close`, without waiting for the peer: for servers that close many at once. Nothing if it is not accepted yet."""
+        if self._connection is not None:
+            self._start_closing(self._connection, code, reason)
+
+    def _start_closing(self, connection: Connection, code: int | None, reason: str | bytes | None) -> None:
+        if connection.state is not _OPEN:
+            return
+        connection.close(code, reason.decode("utf-8") if isinstance(reason, bytes) else reason or "")
+        self._close_by(monotonic() + self._options.close_timeout)
+        self._settle(connection)
+        # Somebody has to read the answer; what was left unread stands before it.
+        self._paused = False
+        self._look_ahead_soon()
+
+    def _close_by(self, due: float) -> None:
+        if self._deadline is None or due < self._deadline:
+            self._deadline = due
+            Keepalive.of(self._hub).at(due, self)
+
+    def _lost(self) -> None:
+        """The stream has ended."""
+        if self._connection is not None:
+            self._connection.receive_eof()
+        if self._transport is not None:
+            self._transport.close()
+
+    def hang_up(self) -> None:
+        """Close TCP at once, without waiting for the peer: for servers, when its time is up. What was sent still leaves."""
+        if get_ident() != self._thread:
+            return self._elsewhere(self.hang_up)
+        if self._connection is not None and not self._ended:
+            self._lost()
+        return None
+
+    def _abort(self, reason: str) -> None:
+        connection = self._connection
+        if connection is not None and connection.close_code is None:
+            connection.close_reason = reason
+            connection.receive_eof()
+        if self._transport is not None:
+            self._transport.close(abort=True)
+
+    def on_closed(self) -> None:
+        """From the transport, in the hub: TCP is closed."""
+        assert self._connection is not None
+        self._connection.receive_eof()
+        self._ended = True
+        if self._closed_event is not None:
+            self._closed_event.set()
+        logger.info("%r is closed: %s %s", self, self.close_code, self.close_reason)
+
+    # Time.
+
+    def tick(self, now: float) -> float | None:
+        """From `Keepalive`: ping, and close TCP on a peer that is gone or does not finish. Returns when to be called next."""
+        connection, transport = self._connection, self._transport
+        if connection is None or transport is None:
+            return None
+        if self._deadline is not None:
+            if now < self._deadline:
+                return self._deadline
+            transport.close(abort=not connection.over)
+            return None
+        if connection.state is not _OPEN or self._next_ping is None:
+            return None
+        return self._keep_alive(now, connection, transport)
+
+    def _keep_alive(self, now: float, connection: Connection, transport: Transport) -> float | None:
+        interval, patience = self._options.ping_interval, self._options.ping_timeout
+        assert interval is not None
+        assert self._next_ping is not None
+        # Anything that comes in shows that the peer lives; so does progress with what waited to be sent. While we do
+        # not read ourselves, nothing can be said about it.
+        if self._awaiting_pong and (self._paused or self._mark(transport) != self._ping_mark):
+            self._awaiting_pong = False
+        if self._awaiting_pong and patience is not None and now >= self._ping_sent + patience:
+            logger.info("%r is given up: no answer to a ping within %s s", self, patience)
+            self._abort(f"no answer to a ping within {patience} seconds")
+            return None
+        if now >= self._next_ping:
+            self._next_ping = now + interval
+            if not self._awaiting_pong:
+                self._ping_payload = secrets.token_bytes(4)
+                connection.send_ping(self._ping_payload)
+                self._write(connection.data_to_send())
+                self._ping_sent = now
+                self._ping_mark = self._mark(transport)
+                self._awaiting_pong = patience is not None
+        if self._awaiting_pong and patience is not None:
+            return min(self._next_ping, self._ping_sent + patience)
+        return self._next_ping
+
+    def _mark(self, transport: Transport) -> tuple[int, int]:
+        return transport.bytes_received, transport.bytes_sent if transport.backlog else 0
+
+    # What it is, and how it stands.
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed or closing: nothing more can be sent.
+
+        While messages that came in before the close wait to be received it stays False for a handler that receives, so
+        that `while not ws.closed: ws.receive()` gets them all; for one that has not received for `close_timeout` seconds,
+        or never, it does not. Looking at it accepts the connection, as receiving does.
+        """
+        if self._refusal is not None:
+            return True
+        connection = self._connection or self._open()
+        if connection.state is _OPEN:
+            return False
+        waiting = len(self._messages)
+        if not waiting or connection.messages_received == waiting:
+            return True
+        return monotonic() - self._touched > self._options.close_timeout
+
+    @property
+    def state(self) -> State:
+        """CONNECTING, OPEN, CLOSING or CLOSED. Looking at it accepts nothing."""
+        if self._connection is not None:
+            return self._connection.state
+        return State.CONNECTING if self._refusal is None else State.CLOSED
+
+    @property
+    def close_code(self) -> int | None:
+        """Why the connection closed: the peer's code; 1005 if it gave none, 1006 if TCP just ended. If the peer broke the
+        protocol, the code it was told so with. None while it is open."""
+        return None if self._connection is None else self._connection.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """The text that goes with `close_code`."""
+        return "" if self._connection is None else self._connection.close_reason
+
+    @property
+    def buffered_amount(self) -> int:
+        """Bytes sent that the operating system has not taken yet, because the peer does not read."""
+        return 0 if self._transport is None else self._transport.backlog
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds between the latest ping that was answered and its pong; None before the first."""
+        return self._latency
+
+    @property
+    def id(self) -> str:
+        """A random name for this connection, for logs and dictionaries."""
+        if self._id is None:
+            self._id = secrets.token_hex(8)
+        return self._id
+
+    @property
+    def path(self) -> str:
+        """The request's path, without SCRIPT_NAME and query."""
+        path: str = self.environ.get("PATH_INFO", "")
+        return path
+
+    @property
+    def origin(self) -> str | None:
+        """The origin of the page that opened the connection, as its browser says; None outside of browsers."""
+        return self._request.origin
+
+    @property
+    def version(self) -> str:
+        """The version of the protocol: "13"."""
+        return self._request.version
+
+    @property
+    def protocol(self) -> str | None:
+        """The subprotocols that the client offered, as it wrote them. The one in use is `subprotocol`."""
+        offered: str | None = self.environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")
+        return offered
+
+    @property
+    def remote_address(self) -> tuple[str, int] | str | None:
+        """The client's address and port; on a Unix socket what the server knows of it."""
+        if "REMOTE_PORT" in self.environ:
+            return self.environ.get("REMOTE_ADDR", ""), int(self.environ["REMOTE_PORT"])
+        return self.environ.get("REMOTE_ADDR")
+
+    @property
+    def logger(self) -> logging.Logger:
+        """The logger that connections write to."""
+        return logger
+
+    @property
+    def current_app(self) -> Any:
+        """The application that `Resource` chose for this connection, as in gevent-websocket; None without one."""
+        return self.environ.get("geventws.current_app")
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Messages received, bytes received, messages sent, bytes sent; bytes as they were on the wire."""
+        if self._connection is None or self._transport is None:
+            return 0, 0, 0, 0
+        connection, transport = self._connection, self._transport
+        return (
+            connection.messages_received,
+            transport.bytes_received,
+            connection.messages_sent,
+            transport.bytes_sent,
+        )
+
+    def __repr__(self) -> str:
+        return f"<WebSocket {self.id[:4]} {self.state.name} {self.path} {self.environ.get('REMOTE_ADDR', '')}>"
+
+    def _log_message(self, direction: str, message: object) -> None:
+        size = len(message) if isinstance(message, str | bytes | bytearray) else 0
+        kind = "TEXT" if isinstance(message, str) else "BINARY"
+        logger.debug("%s %s %.80r [%d] %r", direction, kind, message, size, self)
+
+    def _elsewhere(self, method: Callable[..., Any], *args: Any) -> Any:
+        """Call `method` in the thread that the connection belongs to."""
+        return call_in_hub(self._hub, method, *args)
+
+
+def _encode(message: object, binary: bool | None) -> tuple[bytes, int]:
+    if isinstance(message, str):
+        return message.encode("utf-8"), _BINARY if binary else _TEXT
+    if isinstance(message, bytes | bytearray | memoryview):
+        payload = bytes(message)
+        if binary is False:
+            payload.decode("utf-8")  # Text that is not UTF-8 would make the peer give up the connection.
+            return payload, _TEXT
+        return payload, _BINARY
+    raise TypeError(f"a message is str (sent as text) or bytes-like (sent as binary); got {type(message).__name__}")
