@@ -1,0 +1,5 @@
+"""`python -m geventws`."""
+
+from .cli import main
+
+raise SystemExit(main())

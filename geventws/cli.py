@@ -1,0 +1,122 @@
+"""The command `python -m geventws`. What it offers is a server for an application; how that works is in `server`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.ssl
+
+from .server import WebSocketServer
+
+__all__ = ["main"]
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; the message says why and what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with `arguments` (those of the process by default). Returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _serve(options)
+    except UsageError as error:
+        print(f"geventws: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="geventws", description="WebSockets for WSGI programs on gevent.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    serve = commands.add_parser("serve", help="serve a WSGI application with its WebSockets")
+    serve.add_argument("application", metavar="module:app", help="where the application is: module, colon, name")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)"
+    )
+    serve.add_argument(
+        "--port", type=int, default=5000, help="port to listen on (default: %(default)s; 0 for any free one)"
+    )
+    serve.add_argument("--certfile", help="certificate chain, in PEM, to serve https:// and wss://")
+    serve.add_argument("--keyfile", help="private key of the certificate, in PEM, if it is not in the same file")
+    serve.add_argument(
+        "--drain",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="how long connections have to end (default: %(default)s)",
+    )
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    application = _load(options.application)
+    server = WebSocketServer(
+        (options.host, options.port),
+        application,
+        drain_timeout=options.drain,
+        **_tls(options.certfile, options.keyfile),
+    )
+    try:
+        server.start()
+    except OSError as error:
+        raise UsageError(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}") from error
+    scheme = "https" if server.ssl_enabled else "http"
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    print(f"Serving {options.application} on {scheme}://{host}:{server.server_port}", flush=True)
+    _wait_for_the_end(server)
+    return 0
+
+
+def _wait_for_the_end(server: WebSocketServer) -> None:
+    """Ctrl-C and SIGTERM stop the server; a second one does not wait for the connections."""
+    stop = gevent.event.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        gevent.signal_handler(number, stop.set)
+    stop.wait()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        gevent.signal_handler(number, os._exit, 128 + number)
+    server.stop()
+
+
+def _load(name: str) -> Callable[..., Any]:
+    """The application that `module:name` means; dots in the name lead into objects."""
+    module_name, colon, attribute = name.partition(":")
+    if not module_name or not colon or not attribute:
+        raise UsageError(f"{name!r} does not say where the application is: write module:app, as in chat:app")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise  # The module is there; one that it imports is not.
+        raise UsageError(f"there is no module {error.name!r} in {os.getcwd()} or among the installed ones") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"{module_name} has no {attribute!r}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise UsageError(f"{name} is no WSGI application: it is {type(found).__name__}, which cannot be called")
+    application: Callable[..., Any] = found
+    return application
+
+
+def _tls(certfile: str | None, keyfile: str | None) -> dict[str, Any]:
+    if certfile is None:
+        if keyfile is not None:
+            raise UsageError("--keyfile goes with --certfile")
+        return {}
+    context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except OSError as error:
+        raise UsageError(f"cannot use the certificate {certfile}: {error.strerror or error}") from error
+    return {"ssl_context": context}

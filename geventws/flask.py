@@ -1,0 +1,298 @@
+"""`Sockets`: websocket routes and blueprints on Flask's own router. Only what is Flask's about a WebSocket is here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from flask import Blueprint, Flask, Response, current_app, request, session
+from flask.ctx import AppContext
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Map
+
+from .codes import CloseCode
+from .exceptions import ConnectionClosed, HandshakeError
+from .options import WebSocketOptions
+from .protocol import State
+from .websocket import WebSocket
+
+__all__ = ["Sockets"]
+
+View = Callable[..., Any]
+AnyView = TypeVar("AnyView", bound=View)
+
+_CONFIG_PREFIX = "GEVENTWS_"
+
+
+class Sockets:
+    """Websocket routes for a Flask application.
+
+    ::
+
+        app = Flask(__name__)
+        sockets = Sockets(app)              # or Sockets(), and sockets.init_app(app) later
+
+        @sockets.route("/echo")
+        def echo(ws):
+            for message in ws:
+                ws.send(message)
+
+    A websocket rule is a rule of Flask's own router: converters, defaults, hosts, `url_for`, `before_request`, error
+    handlers and the session work as they do for any view. Whatever answers before the view is called (a 404, a redirect, a
+    401 of `before_request`) is the answer to the opening handshake. Then the connection is accepted, with the session's
+    cookie if it was changed, and the view runs as `view(ws, **values)`. What it returns is ignored; if it raises, the
+    exception is logged once and the connection closed with 1011.
+
+    Options are taken from the server, then from the configuration (`GEVENTWS_MAX_MESSAGE_SIZE`, `GEVENTWS_ORIGINS` and so
+    on, the fields of `WebSocketOptions` in capitals), then from the route. Those that concern the server as a whole
+    (`handshake_timeout`, `max_connections`, `max_connections_per_ip`) are the server's to set.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        self._app: Flask | None = None
+        self._deferred: list[Callable[[Flask], None]] = []
+        self._url_map = Map()
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Add the routes to `app`: those declared so far and those to come. May be called for several applications.
+
+        Raises:
+            ValueError: a `GEVENTWS_` key of the configuration is no option, or its value is out of range.
+        """
+        _options(app, WebSocketOptions(), {})
+        self._app = app
+        app.extensions["geventws"] = self
+        for name, converter in self._url_map.converters.items():
+            app.url_map.converters.setdefault(name, converter)
+        for register in self._deferred:
+            register(app)
+
+    @property
+    def url_map(self) -> Map:
+        """The application's URL map; for its `converters`, as in Flask-Sockets."""
+        return self._url_map if self._app is None else self._app.url_map
+
+    # Declaring routes.
+
+    def route(self, rule: str, *, blueprint: Blueprint | None = None, **options: Any) -> Callable[[AnyView], AnyView]:
+        """Decorate a view: `@sockets.route("/rooms/<int:room>")`. The view itself is returned unchanged.
+
+        Args:
+            rule: the path, as for `Flask.route`.
+            blueprint: add the rule to this blueprint, which may hold HTTP rules as well; then `app.register_blueprint` it.
+            options: `accept=False` leaves the handshake to the view, which calls `ws.accept(...)` or `abort(403)`; any
+                field of `WebSocketOptions`; and what `Flask.route` takes (`endpoint`, `defaults`, `host` ...).
+
+        Raises:
+            ValueError: an option out of its range.
+        """
+
+        def decorate(view: AnyView) -> AnyView:
+            endpoint = options.pop("endpoint", None)
+            if blueprint is None:
+                self.add_url_rule(rule, endpoint, view, **options)
+            else:
+                blueprint.add_url_rule(rule, endpoint or view.__name__, **_rule_options(view, options))
+            return view
+
+        return decorate
+
+    def add_url_rule(self, rule: str, endpoint: str | None = None, view: View | None = None, **options: Any) -> None:
+        """As `route`, for a view that is not decorated."""
+        rule_options = _rule_options(view, options)
+        endpoint = endpoint or (view.__name__ if view is not None else None)
+        self._register(lambda app: app.add_url_rule(rule, endpoint, **rule_options))
+
+    def register_blueprint(self, blueprint: Blueprint, **options: Any) -> None:
+        """Register `blueprint`, and those nested in it, with every rule of it a websocket rule.
+
+        Args:
+            blueprint: one whose views are all websocket views: `view(ws, **values)`. Static files stay ordinary HTTP.
+            options: as for `Flask.register_blueprint`: `url_prefix`, `name`, `subdomain`, `url_defaults`.
+        """
+
+        def register(app: Flask) -> None:
+            with _every_rule_a_websocket_rule(app):
+                app.register_blueprint(blueprint, **options)
+
+        self._register(register)
+
+    def _register(self, register: Callable[[Flask], None]) -> None:
+        # Kept for further applications, too.
+        self._deferred.append(register)
+        if self._app is not None:
+            register(self._app)
+
+    # Inside a view.
+
+    def messages(self, ws: WebSocket) -> Iterator[str | bytes]:
+        """The messages of `ws`, each handled in an application context of its own.
+
+        What hangs on the application context, a database session above all, lives as long as a message is worked on and
+        not as long as the socket: the context's teardown functions run before the next message is waited for. They also
+        run once at the beginning, for what `before_request` and the view have used so far.
+
+        ::
+
+            @sockets.route("/orders")
+            def orders(ws):
+                for message in sockets.messages(ws):
+                    db.session.add(Order(message))
+                    db.session.commit()
+
+        `request` and `session` go on to be those of the opening handshake; `g` is new for each message.
+        """
+        return _Messages(ws, current_app._get_current_object())  # type: ignore[attr-defined]  # a proxy's own method
+
+
+# The view that Flask calls.
+
+
+@dataclass(frozen=True)
+class _WebSocketView:
+    """What stands in the rule for a websocket view. Equal for equal views, so that one view may have several rules."""
+
+    view: View
+    accept: bool = True
+    changes: tuple[tuple[str, Any], ...] = ()
+    __name__: str = field(default="", compare=False)
+
+    def __call__(self, **values: Any) -> Response:
+        ws = _websocket_of_request()
+        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # a proxy's own method
+        ws.options = _options(app, ws.options, dict(self.changes))
+        ws.before_accept = functools.partial(_session_cookies, app, session._get_current_object())  # type: ignore[attr-defined]  # the same
+        try:
+            if self.accept:
+                ws.accept()
+            app.ensure_sync(self.view)(ws, **values)
+        except HandshakeError as error:
+            return _refusal(error)
+        except ConnectionClosed:
+            pass  # The peer left while the view was busy with it: that is how connections end.
+        except HTTPException as error:
+            if ws.state is State.CONNECTING:
+                raise
+            # Flask makes a response of it, for which it is too late, and says nothing.
+            app.logger.exception("%s on %s, after the WebSocket was accepted", error, request.path)
+            ws.start_closing(CloseCode.INTERNAL_ERROR)
+        except Exception:
+            ws.start_closing(CloseCode.INTERNAL_ERROR)
+            raise
+        finally:
+            _leave_message_context(ws)
+        if ws.state is State.CONNECTING:
+            ws.accept()  # It returned without a word: that is no refusal.
+        return Response()  # Flask wants one. The connection is accepted, so it goes nowhere.
+
+
+def _websocket_of_request() -> WebSocket:
+    ws = request.environ.get("wsgi.websocket")
+    if isinstance(ws, WebSocket):
+        return ws
+    raise RuntimeError(
+        "This server does not carry WebSockets: environ has no 'wsgi.websocket'. Serve the application with "
+        "`python -m geventws serve module:app`, or with gevent.pywsgi.WSGIServer(..., handler_class=WebSocketHandler)."
+    )
+
+
+def _refusal(error: HandshakeError) -> Response:
+    return Response(f"{error}\n", error.status, error.headers, content_type="text/plain; charset=utf-8")
+
+
+def _session_cookies(app: Flask, state: Any) -> list[tuple[str, str]]:
+    """The `Set-Cookie` fields that carry changes of the session."""
+    response = app.response_class()
+    if not app.session_interface.is_null_session(state):
+        app.session_interface.save_session(app, state, response)
+    return [("Set-Cookie", cookie) for cookie in response.headers.getlist("Set-Cookie")]
+
+
+# Options.
+
+
+def _options(app: Flask, options: WebSocketOptions, changes: dict[str, Any]) -> WebSocketOptions:
+    """`options` as `app`'s configuration, and then `changes`, would have them."""
+    configured = {}
+    for key, value in app.config.get_namespace(_CONFIG_PREFIX).items():
+        if key not in WebSocketOptions.names():
+            known = ", ".join(sorted(WebSocketOptions.names()))
+            raise ValueError(f"{_CONFIG_PREFIX}{key.upper()} is not an option of WebSockets; there are: {known}")
+        configured[key] = value
+    return options.replace(**configured).replace(**changes)
+
+
+def _rule_options(view: View | None, options: dict[str, Any]) -> dict[str, Any]:
+    """What `add_url_rule` of Flask gets for a websocket view: `options` without those that are ours."""
+    changes = {name: value for name, value in options.items() if name in WebSocketOptions.names()}
+    WebSocketOptions(**changes)  # A mistake is told where the route is declared.
+    rest = {name: value for name, value in options.items() if name not in changes}
+    accept = rest.pop("accept", True)
+    view_func = None
+    if view is not None:
+        view_func = _WebSocketView(view, accept, tuple(sorted(changes.items())), view.__name__)
+    return {"websocket": True, "provide_automatic_options": False, **rest, "view_func": view_func}
+
+
+@contextmanager
+def _every_rule_a_websocket_rule(app: Flask) -> Iterator[None]:
+    """While a blueprint is replayed on `app`, the rules that it adds are websocket rules."""
+    add_url_rule = app.add_url_rule
+
+    def add(rule: str, endpoint: str | None = None, view_func: View | None = None, **options: Any) -> None:
+        if isinstance(view_func, _WebSocketView) or endpoint == "static" or (endpoint or "").endswith(".static"):
+            add_url_rule(rule, endpoint, view_func, **options)
+            return
+        options.pop("provide_automatic_options", None)
+        add_url_rule(rule, endpoint, **_rule_options(view_func, options))
+
+    app.add_url_rule = add  # type: ignore[method-assign]  # for this registration, at the application's set-up
+    try:
+        yield
+    finally:
+        del app.add_url_rule  # type: ignore[method-assign]  # the class's method shows again
+
+
+# A context for each message.
+
+
+class _Messages(Iterator["str | bytes"]):
+    """The iterator behind `Sockets.messages`. Its context is also left by `_leave_message_context`, if the view raises."""
+
+    def __init__(self, ws: WebSocket, app: Flask) -> None:
+        self._ws = ws
+        self._app = app
+        self._context: AppContext | None = None
+        ws.environ[_MESSAGES] = self
+        app.do_teardown_appcontext(None)
+
+    def __next__(self) -> str | bytes:
+        self.leave()
+        try:
+            message = self._ws.receive()
+        except ConnectionClosed:
+            message = None
+        if message is None:
+            raise StopIteration
+        self._context = self._app.app_context()
+        self._context.push()
+        return message
+
+    def leave(self) -> None:
+        context, self._context = self._context, None
+        if context is not None:
+            context.pop(None)
+
+
+_MESSAGES = "geventws.messages"
+
+
+def _leave_message_context(ws: WebSocket) -> None:
+    messages = ws.environ.pop(_MESSAGES, None)
+    if messages is not None:
+        messages.leave()
