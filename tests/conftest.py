@@ -1,0 +1,97 @@
+"""What tests of all modules share: a server with an application in the test's own hub, and what is skipped or required."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+from gevent.pywsgi import WSGIServer
+from rawclient import RawClient
+
+from geventws import WebSocketHandler
+
+
+class Served:
+    """A running server with what it wrote to its logs, and what its application left behind for the test."""
+
+    def __init__(self, server: WSGIServer, log: io.StringIO) -> None:
+        self.server = server
+        self.log = log
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self.server.server_port
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.server.server_port}"
+
+    def client(self, path: str | None = None, **fields: str) -> RawClient:
+        """A new client; with a path its opening handshake is done."""
+        client = RawClient(self.address)
+        if path is not None:
+            client.open(path, **fields)
+        return client
+
+    def access_log(self, lines: int = 1) -> list[str]:
+        """The access log, waited for until it has so many lines."""
+        with gevent.Timeout(10, AssertionError(f"the access log has no {lines} lines: {self.log.getvalue()!r}")):
+            while len(self.log.getvalue().splitlines()) < lines:
+                gevent.sleep(0.001)
+        return self.log.getvalue().splitlines()
+
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
+    """Start servers: `serve(app, max_message_size=100)` gives one with these options. They are stopped after the test.
+
+    Whatever the server reports as unexpected (a traceback in a greenlet or in the hub) fails the test.
+    """
+    hub = gevent.get_hub()
+    errors: list[str] = []
+
+    def print_exception(context: object, kind: Any, value: Any, tb: Any) -> None:
+        errors.append("".join(traceback.format_exception(kind, value, tb)))
+
+    with contextlib.ExitStack() as stack:
+        original, hub.print_exception = hub.print_exception, print_exception
+        stack.callback(setattr, hub, "print_exception", original)
+
+        def start(
+            app: Callable[..., Any],
+            handler_class: type[WebSocketHandler] = WebSocketHandler,
+            server_class: type[WSGIServer] = WSGIServer,
+            listener: Any = ("127.0.0.1", 0),
+            server_arguments: dict[str, Any] | None = None,
+            **options: Any,
+        ) -> Served:
+            log = io.StringIO()
+            server = server_class(
+                listener,
+                app,
+                log=log,
+                handler_class=handler_class.configured(**options),
+                **(server_arguments or {}),
+            )
+            server.start()
+            stack.callback(server.stop)
+            served = Served(server, log)
+            served.errors = errors  # type: ignore[attr-defined]
+            return served
+
+        yield start
+    assert not errors, errors[0]
+
+
+@pytest.fixture
+def in_thread() -> Callable[..., Any]:
+    """Run a blocking function, such as a client nobody here wrote, in a native thread while the hub serves it."""
+    return gevent.get_hub().threadpool.apply
