@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import gevent
@@ -19,7 +20,7 @@ class OpenConnections:
     """The open connections of one server, from the opening handshake on. Only for greenlets of the server's thread."""
 
     def __init__(self) -> None:
-        self._handlers: dict[WebSocket, tuple[str, gevent.Greenlet | None]] = {}
+        self._handlers: dict[WebSocket, tuple[str, Any]] = {}
         self._per_address: Counter[str] = Counter()
         self.draining = False
         """Whether new ones are refused, because the server is being stopped."""
@@ -35,7 +36,7 @@ class OpenConnections:
     def __len__(self) -> int:
         return len(self._handlers)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[WebSocket]:
         return iter(list(self._handlers))
 
     def admit(self, address: str, options: WebSocketOptions) -> None:
@@ -63,9 +64,9 @@ class OpenConnections:
 
     def remove(self, websocket: WebSocket) -> None:
         """Forget a connection. Nothing if it is not there."""
-        address, _ = self._handlers.pop(websocket, (None, None))
-        if address is None:
+        if websocket not in self._handlers:
             return
+        address, _ = self._handlers.pop(websocket)
         self._per_address[address] -= 1
         if not self._per_address[address]:
             del self._per_address[address]

@@ -251,11 +251,12 @@ def _every_rule_a_websocket_rule(app: Flask) -> Iterator[None]:
         options.pop("provide_automatic_options", None)
         add_url_rule(rule, endpoint, **_rule_options(view_func, options))
 
-    app.add_url_rule = add  # type: ignore[method-assign]  # for this registration, at the application's set-up
+    # In front of the class's method, for the time of this registration, which is part of the application's set-up.
+    vars(app)["add_url_rule"] = add
     try:
         yield
     finally:
-        del app.add_url_rule  # type: ignore[method-assign]  # the class's method shows again
+        del vars(app)["add_url_rule"]
 
 
 # A context for each message.

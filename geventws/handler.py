@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from http.client import HTTPException
 from types import TracebackType
 from typing import Any, TypeVar
@@ -28,12 +28,15 @@ __all__ = ["Client", "WebSocketHandler"]
 
 logger = logging.getLogger("geventws.handler")
 
-Headers = Sequence[tuple[str, str]]
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
+Headers = list[tuple[str, str]]
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 HandlerClass = TypeVar("HandlerClass", bound="WebSocketHandler")
 
 _REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _TOO_MANY_HEADERS = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+_NOTHING = io.BytesIO()
 
 
 class Client:
@@ -69,6 +72,17 @@ class WebSocketHandler(WSGIHandler):
 
     websocket: WebSocket | None = None
     """The WebSocket of this request; None if it is ordinary HTTP."""
+
+    # pywsgi's own, always set while a request is handled; its stubs say less.
+    server: Any
+    application: Any
+    environ: Any
+    rfile: Any
+    wsgi_input: Any
+    command: Any
+    request_version: Any
+    status: Any
+    _orig_status: Any
 
     _upgraded = False
     _head_timer: Timeout | None = None
@@ -138,7 +152,7 @@ class WebSocketHandler(WSGIHandler):
         if isinstance(ex, HTTPException):
             self.log_error("(from %s) %s", self.client_address, ex)
             return "431", _TOO_MANY_HEADERS
-        return super()._handle_client_error(ex)
+        return super()._handle_client_error(ex)  # type: ignore[misc]  # documented by gevent, not in its stubs
 
     # The opening handshake.
 
@@ -202,7 +216,7 @@ class WebSocketHandler(WSGIHandler):
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Callable[[bytes], Any]:
         """WSGI's: before the handshake is accepted it refuses it; afterwards there is nobody to respond to."""
         if self._upgraded:
-            if exc_info is not None:
+            if exc_info is not None and exc_info[1] is not None:
                 raise exc_info[1].with_traceback(exc_info[2])
             return self.write
         if self.websocket is None and not wants_websocket((self.environ or {}).get("HTTP_UPGRADE")):
@@ -247,7 +261,7 @@ class WebSocketHandler(WSGIHandler):
             read_ahead: bytes = reader.read1(io.DEFAULT_BUFFER_SIZE) or b""
         except OSError:
             read_ahead = b""  # There were none, and TLS says so with an error of its own.
-        self.rfile = self.wsgi_input.rfile = self.environ["wsgi.input"] = io.BytesIO()
+        self.rfile = self.wsgi_input.rfile = self.environ["wsgi.input"] = _NOTHING
         reader.close()
         return read_ahead
 

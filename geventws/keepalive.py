@@ -10,7 +10,7 @@ import itertools
 import logging
 import weakref
 from time import monotonic
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import gevent
 from gevent.hub import Hub, Waiter
@@ -30,13 +30,13 @@ class Ticking(Protocol):
 class Keepalive:
     """The clock of one hub. Only for greenlets of that hub's thread."""
 
-    _of_hub: weakref.WeakKeyDictionary[Hub, Keepalive] = weakref.WeakKeyDictionary()
+    _of_hub: ClassVar[weakref.WeakKeyDictionary[Hub, Keepalive]] = weakref.WeakKeyDictionary()
 
     def __init__(self, hub: Hub) -> None:
         self._loop = hub.loop
         self._heap: list[tuple[float, int, weakref.ref[Ticking]]] = []
         self._order = itertools.count()
-        self._greenlet: gevent.Greenlet | None = None
+        self._greenlet: gevent.Greenlet[[], None] | None = None
         self._sleeper: Waiter[None] | None = None
 
     @classmethod
@@ -86,11 +86,16 @@ class Keepalive:
             heapq.heappush(self._heap, (due, next(self._order), weakref.ref(target)))
 
     def _sleep(self, seconds: float) -> None:
-        self._sleeper = sleeper = Waiter()
+        sleeper: Waiter[None] = Waiter()
+        self._sleeper = sleeper
         # ref=False: a program that has nothing else to wait for may end.
-        with self._loop.timer(seconds, ref=False) as timer:
-            timer.start(self._wake_by_timer, sleeper)
+        timer = self._loop.timer(seconds, ref=False)
+        timer.start(self._wake_by_timer, sleeper)
+        try:
             sleeper.get()
+        finally:
+            timer.stop()
+            timer.close()
 
     def _wake_by_timer(self, sleeper: Waiter[None]) -> None:
         if self._sleeper is sleeper:

@@ -67,6 +67,7 @@ class WebSocketServer(WSGIServer):
         self.clients: dict[Any, Client] = {}
         self.websockets = OpenConnections()
         super().__init__(listener, application, handler_class=handler_class, **arguments)
+        self._wrap: Any = getattr(self, "wrap_socket", None)
 
     def start(self) -> None:
         """Start accepting connections."""
@@ -87,7 +88,7 @@ class WebSocketServer(WSGIServer):
         """TLS: a client that does not get through with its handshake in time is dropped, as one is that trickles headers."""
         patience = Timeout.start_new(self.handler_class.options.handshake_timeout)
         try:
-            socket = self.wrap_socket(client_socket, **self.ssl_args)
+            socket = self._wrap(client_socket, **(self.ssl_args or {}))
         except (Timeout, OSError) as error:
             if isinstance(error, Timeout) and error is not patience:
                 raise

@@ -7,12 +7,12 @@ import struct
 from _thread import allocate_lock as _allocate_lock
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from ssl import SSLError, SSLWantReadError, SSLWantWriteError
 from typing import Any, Protocol, TypeVar
 
-import gevent.socket
 from gevent import getcurrent, spawn_raw
-from gevent._hub_local import get_hub_if_exists  # type: ignore[import-untyped]  # the public module does not name it
+from gevent._hub_local import get_hub_if_exists
 from gevent.hub import Hub, Waiter
 from gevent.ssl import SSLSocket
 
@@ -86,7 +86,7 @@ _TIMED_OUT = _TimedOut()
 
 
 class GeventTransport:
-    """A gevent socket, plain or TLS, whose waiting is done here.
+    """A gevent socket (`gevent.socket.socket` or `gevent.ssl.SSLSocket`), whose waiting is done here.
 
     A read watcher stays started while there is somebody to tell: its callback switches straight to the receiver, without
     a Waiter and without starting and stopping it for each message. When nobody receives, the listener is told and the
@@ -118,16 +118,16 @@ class GeventTransport:
         "bytes_sent",
     )
 
-    def __init__(self, socket: gevent.socket.socket, listener: Listener) -> None:
+    def __init__(self, socket: Any, listener: Listener) -> None:
         socket.settimeout(0.0)
         raw = socket._sock
-        self._socket: Any = socket
+        self._socket = socket
         self._tls = isinstance(socket, SSLSocket)
         # The socket module's own methods: gevent's would first fail, then wait with a new Waiter each time.
         self._recv: Callable[[int], bytes] = socket.recv if self._tls else raw.recv
         self._send: Callable[[Any], int] = socket.send if self._tls else raw.send
         self._listener: Listener | None = listener
-        self._hub = socket.hub
+        self._hub: Hub = socket.hub
         self._read_watcher: Any = self._hub.loop.io(raw.fileno(), 1)
         self._watching = False
         self._readable = self._tls
@@ -357,10 +357,9 @@ class GeventTransport:
         self.watch()
 
     def _notify_tls_close(self) -> None:
-        try:
+        # SSLWantReadError: the notice is out, and what the peer answers is dropped like all else.
+        with suppress(SSLError, ValueError):
             self._socket.unwrap()
-        except (SSLError, ValueError):
-            pass  # The notice is out, or cannot be sent any more; what the peer answers is dropped like all else.
 
     def _discard(self) -> None:
         try:
@@ -388,11 +387,9 @@ class GeventTransport:
         self._hub.loop.run_callback(self._tell_closed)
 
     def _abort(self) -> None:
-        try:
-            # Linger for no time: what the kernel holds for a peer that does not read is dropped with a reset.
+        # Linger for no time: what the kernel holds for a peer that does not read is dropped with a reset.
+        with suppress(OSError):
             self._socket._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _NO_LINGER)
-        except OSError:
-            pass
 
     def _tell_closed(self) -> None:
         listener, self._listener = self._listener, None

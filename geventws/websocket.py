@@ -82,6 +82,7 @@ class WebSocket:
     __slots__ = (
         "__weakref__",
         "_awaiting_pong",
+        "_bytes_before",
         "_closed_event",
         "_connection",
         "_deadline",
@@ -148,6 +149,7 @@ class WebSocket:
         # When TCP is closed on a peer that does not do it: set with our Close frame, and with the closing handshake's end.
         self._deadline: float | None = None
         self._next_ping: float | None = None
+        self._bytes_before = 0
         self._ping_sent = 0.0
         self._ping_payload = b""
         self._ping_mark = (0, 0)
@@ -187,7 +189,8 @@ class WebSocket:
         if self._connection is not None:
             raise InvalidState("the opening handshake has been answered already: accept() is called once, and first")
         if get_ident() != self._thread:
-            return self._elsewhere(self.accept, subprotocol, headers)
+            self._elsewhere(self.accept, subprotocol, headers)
+            return
         self._check_refusal()
         options, request = self._options, self._request
         if not origin_allowed(request.origin, request.host, options.origins):
@@ -201,14 +204,18 @@ class WebSocket:
         agreed = negotiate(request, options.deflate)
         fields = [*headers, *(self.before_accept() if self.before_accept is not None else ())]
         response = accept_response(request, subprotocol, agreed[1] if agreed else None, fields)
-        transport, read_ahead = self._upgrade(response, self)
+        try:
+            transport, read_ahead = self._upgrade(response, self)
+        except ConnectionClosed as error:
+            self.refused(error.reason)
+            raise
         self._transport = transport
+        self._bytes_before = len(response)
         self.subprotocol = subprotocol
         deflate = Deflate(agreed[0], options.deflate, server=True) if agreed and options.deflate else None
         self._connection = Connection(Role.SERVER, max_message_size=options.max_message_size, deflate=deflate)
         self._connection.receive_data(read_ahead)
         self._start()
-        return None
 
     def _start(self) -> None:
         transport, connection = self._transport, self._connection
@@ -254,7 +261,8 @@ class WebSocket:
             InvalidState: another greenlet is already waiting here.
         """
         if get_ident() != self._thread:
-            return self._elsewhere(self.receive, timeout)
+            received: str | bytes | None = self._elsewhere(self.receive, timeout)
+            return received
         connection = self._connection or self._open()
         if self._messages or connection.state is not _OPEN:
             return self._take_message_or_end(connection)
@@ -268,7 +276,7 @@ class WebSocket:
                     self._look_ahead_soon()
                 if self._logging:
                     self._log_message("<", event)
-                return event  # type: ignore[return-value]  # `isinstance` would cost as much as the rest of the loop
+                return event
             if event is not None:
                 self._control(event)
                 continue
@@ -435,21 +443,21 @@ class WebSocket:
             ValueError: text that is not Unicode (a lone surrogate), or with binary=False not UTF-8.
         """
         if get_ident() != self._thread:
-            return self._elsewhere(self.send, message, binary)
+            self._elsewhere(self.send, message, binary)
+            return
         connection = self._connection or self._open()
         if connection.state is not _OPEN:
             raise connection.closed_error()
         if binary is None and message.__class__ is str:
-            payload, opcode = message.encode(), _TEXT  # type: ignore[union-attr]  # as above
+            payload, opcode = message.encode(), _TEXT
         elif binary is None and message.__class__ is bytes:
-            payload, opcode = message, _BINARY  # type: ignore[assignment]  # as above
+            payload, opcode = message, _BINARY
         else:
             payload, opcode = _encode(message, binary)
         if self._logging:
             self._log_message(">", message)
         connection.send_message(payload, opcode)
         self._send_queued(connection)
-        return None
 
     def send_frame(self, message: str | bytes, opcode: int) -> None:
         """Send a frame by its opcode, as in gevent-websocket: a message, a ping, a pong, or a Close frame.
@@ -479,11 +487,11 @@ class WebSocket:
 
     def _send_control(self, send: Callable[[Connection, bytes], None], payload: bytes) -> None:
         if get_ident() != self._thread:
-            return self._elsewhere(self._send_control, send, payload)
+            self._elsewhere(self._send_control, send, payload)
+            return
         connection = self._connection or self._open()
         send(connection, payload)
         self._send_queued(connection)
-        return None
 
     def _send_queued(self, connection: Connection) -> None:
         if not (self._write(connection.data_to_send()) or self._drain()):
@@ -548,14 +556,14 @@ class WebSocket:
             ValueError: a code that must not be sent, or a reason that is too long. The connection goes on.
         """
         if get_ident() != self._thread:
-            return self._elsewhere(self.close, code, reason)
+            self._elsewhere(self.close, code, reason)
+            return
         if self._refusal is not None or self._ended:
-            return None
+            return
         self._start_closing(self._connection or self._open(), code, reason)
         if self._closed_event is None:
             self._closed_event = Event()
         self._closed_event.wait()
-        return None
 
     def start_closing(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
         """As `close`, without waiting for the peer: for servers that close many at once. Nothing if it is not accepted yet."""
@@ -587,10 +595,10 @@ class WebSocket:
     def hang_up(self) -> None:
         """Close TCP at once, without waiting for the peer: for servers, when its time is up. What was sent still leaves."""
         if get_ident() != self._thread:
-            return self._elsewhere(self.hang_up)
+            self._elsewhere(self.hang_up)
+            return
         if self._connection is not None and not self._ended:
             self._lost()
-        return None
 
     def _abort(self, reason: str) -> None:
         connection = self._connection
@@ -749,7 +757,7 @@ class WebSocket:
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
-        """Messages received, bytes received, messages sent, bytes sent; bytes as they were on the wire."""
+        """Messages received, bytes received, messages sent, bytes sent; bytes of frames, as they were on the wire."""
         if self._connection is None or self._transport is None:
             return 0, 0, 0, 0
         connection, transport = self._connection, self._transport
@@ -757,7 +765,7 @@ class WebSocket:
             connection.messages_received,
             transport.bytes_received,
             connection.messages_sent,
-            transport.bytes_sent,
+            transport.bytes_sent - self._bytes_before,
         )
 
     def __repr__(self) -> str:

@@ -35,7 +35,9 @@ def masked(data: bytes, key: bytes = MASK) -> bytes:
     return bytes(octet ^ key[index % 4] for index, octet in enumerate(data))
 
 
-def frame(opcode: int, payload: bytes | str = b"", *, fin: bool = True, rsv: int = 0, mask: bytes | None = MASK) -> bytes:
+def frame(
+    opcode: int, payload: bytes | str = b"", *, fin: bool = True, rsv: int = 0, mask: bytes | None = MASK
+) -> bytes:
     """One frame, right or wrong, as a client sends it (masked unless `mask` is None)."""
     data = payload.encode() if isinstance(payload, str) else payload
     first = (0x80 if fin else 0) | rsv << 4 | opcode

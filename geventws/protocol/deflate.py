@@ -166,7 +166,7 @@ def _text(agreement: Agreement, server_bits_named: bool = False) -> str:
 
 
 class Deflate:
-    """The codec of one connection. Its zlib objects, and their memory, come into being with the first message that needs them."""
+    """The codec of one connection. Its zlib objects come into being, and take memory, with the first message for them."""
 
     __slots__ = (
         "_compressor",

@@ -89,7 +89,7 @@ def parse_header(data: bytes, offset: int, masked: bool) -> tuple[int, int, int,
 
 
 def build_frame(first: int, payload: bytes, key: bytes | None = None) -> bytes:
-    """The frame that carries `payload`, `first` being its first octet (FIN, reserved bits, opcode); masked if `key` is given."""
+    """The frame of `payload`, `first` being its first octet (FIN, reserved bits, opcode); masked if `key` is given."""
     size = len(payload)
     if key is not None:
         return _masked_header(first, size) + key + apply_mask(payload, key)
