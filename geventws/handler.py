@@ -125,6 +125,7 @@ class WebSocketHandler(WSGIHandler):
     def read_requestline(self) -> str:
         seconds = self.options.handshake_timeout
         self._head_begun = False
+        self._head_timer = None
         if seconds is not None and self._first_request:
             self._head_timer = Timeout.start_new(seconds)
         if not self.rfile.peek(1):
@@ -144,9 +145,8 @@ class WebSocketHandler(WSGIHandler):
             self._stop_head_timer()
 
     def _stop_head_timer(self) -> None:
-        timer, self._head_timer = self._head_timer, None
-        if timer is not None:
-            timer.close()
+        if self._head_timer is not None:
+            self._head_timer.close()
 
     def _handle_client_error(self, ex: BaseException) -> Any:
         if isinstance(ex, HTTPException):
@@ -210,7 +210,9 @@ class WebSocketHandler(WSGIHandler):
         fields = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), *error.headers]
         self.start_response(error.status, fields)
         self.write(body)
-        # What the client may have sent behind its request is no HTTP.
+        # What the client may send behind its request, a body above all, is neither waited for nor taken for HTTP.
+        self.wsgi_input.content_length = 0
+        self.wsgi_input.chunked_input = False
         self.close_connection = True
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Callable[[bytes], Any]:

@@ -610,8 +610,8 @@ class WebSocket:
 
     def on_closed(self) -> None:
         """From the transport, in the hub: TCP is closed."""
-        assert self._connection is not None
-        self._connection.receive_eof()
+        if self._connection is not None:
+            self._connection.receive_eof()
         self._ended = True
         if self._closed_event is not None:
             self._closed_event.set()

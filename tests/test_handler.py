@@ -1,10 +1,24 @@
-"""`WebSocketHandler`: what is HTTP about a WebSocket."""
+"""`WebSocketHandler`: what is HTTP about a WebSocket. Requests refused and accepted, limits, the application, the log."""
 
 from __future__ import annotations
 
+import gc
+import io
+import logging
+import re
+import socket
+import weakref
 from typing import Any
 
-from rawclient import TEXT, frame
+import gevent
+import gevent.socket
+import pytest
+from gevent.pywsgi import WSGIServer
+from rawclient import BINARY, KEY, PING, PONG, TEXT, RawClient, close_frame, frame, request
+from waiting import wait_until
+
+from geventws import ConnectionClosed, HandshakeError, InvalidState, WebSocket, WebSocketHandler, WebSocketOptions
+from geventws.handler import Client
 
 
 def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -17,8 +31,721 @@ def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return []
 
 
-def test_a_message_is_echoed(serve: Any) -> None:
-    with serve(echo).client("/") as client:
-        client.send(frame(TEXT, "hello"))
-        assert client.read_text() == "hello"
-        assert client.close_handshake() == 1000
+def never_called(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    raise AssertionError("the application must not see this request")
+
+
+# Requests that are refused.
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        ({"Sec_WebSocket_Key": "c2hvcnQ="}, 400, "16 bytes"),
+        ({"Sec_WebSocket_Key": "*" * 24}, 400, "16 bytes"),
+        ({"Connection": "keep-alive"}, 400, "Connection"),
+        ({"Sec_WebSocket_Protocol": "a,,b"}, 400, "Sec-WebSocket-Protocol"),
+        ({"Sec_WebSocket_Extensions": "permessage-deflate; ="}, 400, "Sec-WebSocket-Extensions"),
+        ({"Sec_WebSocket_Version": "8"}, 426, "version 13"),
+        ({"Content_Length": "5"}, 400, "no body"),
+        ({"Transfer_Encoding": "chunked"}, 400, "no body"),
+        ({"Origin": "http://evil.example"}, 403, "evil.example"),
+        ({"Origin": "null"}, 403, "null"),
+    ],
+)
+def test_a_wrong_opening_handshake_is_refused_with_the_reason(
+    serve: Any, change: dict[str, str], status: int, said: str
+) -> None:
+    served = serve(echo)
+    with served.client() as client:
+        client.send(request("/chat", **change))
+        response = client.read_response()
+        assert response.status == status
+        assert said in response.body.decode()
+        assert response.headers["connection"] == "close"
+        assert client.at_end()
+    assert f'"GET /chat HTTP/1.1" {status} ' in served.access_log()[0]
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [("Sec-WebSocket-Key", 400), ("Sec-WebSocket-Version", 426), ("Connection", 400), ("Host", 400)],
+)
+def test_a_missing_header_field_is_refused(serve: Any, header: str, status: int) -> None:
+    with serve(never_called).client() as client:
+        client.send(request("/", drop=(header,)))
+        response = client.read_response()
+        assert response.status == status
+        if status == 426:
+            assert response.headers["sec-websocket-version"] == "13"
+
+
+@pytest.mark.parametrize("method", ["POST", "HEAD", "PUT", "get"])
+def test_a_method_other_than_get_is_refused(serve: Any, method: str) -> None:
+    with serve(never_called).client() as client:
+        client.send(request().replace(b"GET", method.encode(), 1))
+        assert client.read_response().status == 405
+
+
+def test_http_1_0_is_refused(serve: Any) -> None:
+    with serve(never_called).client() as client:
+        client.send(request().replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        response = client.read_response()
+        assert response.status == 400
+        assert b"HTTP/1.0" in response.body
+
+
+def test_a_flood_of_header_fields_is_refused_without_a_traceback(serve: Any, capfd: Any) -> None:
+    with serve(never_called).client() as client:
+        client.send(request(**{f"X_{number}": "y" for number in range(200)}))
+        assert client.read_response().status == 431
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_endless_header_field_is_refused(serve: Any) -> None:
+    with serve(never_called).client() as client:
+        client.send(request(X="y" * 70_000))
+        assert client.read_response().status == 400
+
+
+def test_a_body_behind_an_upgrade_is_not_taken_for_a_request(serve: Any) -> None:
+    """Otherwise what a proxy takes for a body would be a smuggled request."""
+    smuggled = b"GET /secret HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    served = serve(never_called)
+    with served.client() as client:
+        client.send(request(Content_Length=str(len(smuggled))) + smuggled)
+        assert client.read_response().status == 400
+        assert client.at_end()
+    assert len(served.log.getvalue().splitlines()) == 1
+
+
+def test_a_client_that_trickles_its_request_is_answered_408(serve: Any) -> None:
+    with serve(never_called, handshake_timeout=0.05).client() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: local")
+        assert client.read_response().status == 408
+        assert client.at_end()
+
+
+def test_a_client_that_says_nothing_is_dropped_without_a_word(serve: Any) -> None:
+    with serve(never_called, handshake_timeout=0.05).client() as client:
+        assert client.at_end()
+
+
+def test_a_client_may_wait_between_two_requests_longer_than_for_the_head_of_one(serve: Any) -> None:
+    with serve(echo, handshake_timeout=0.05).client() as client:
+        for _ in range(2):
+            client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.read_response().body == b"plain"
+            gevent.sleep(0.1)
+
+
+def test_the_time_for_the_head_does_not_count_for_the_application(serve: Any) -> None:
+    def slow(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        gevent.sleep(0.1)
+        return echo(environ, start_response)
+
+    with serve(slow, handshake_timeout=0.05).client("/") as client:
+        client.send(frame(TEXT, "still here"))
+        assert client.read_text() == "still here"
+
+
+def test_one_connection_too_many_is_answered_503_until_another_ends(serve: Any) -> None:
+    served = serve(echo, max_connections=1)
+    with served.client("/") as first:
+        with served.client() as second:
+            second.send(request())
+            response = second.read_response()
+            assert response.status == 503
+            assert response.headers["retry-after"] == "5"
+        first.close_handshake()
+    served.access_log(2)
+    with served.client("/") as third:
+        third.close_handshake()
+
+
+def test_one_connection_too_many_from_an_address_is_answered_429(serve: Any) -> None:
+    served = serve(echo, max_connections_per_ip=1)
+    with served.client("/"), served.client() as second:
+        second.send(request())
+        assert second.read_response().status == 429
+
+
+# Requests that are not for a WebSocket.
+
+
+def test_an_ordinary_request_is_ordinary_http_and_logged_as_such(serve: Any) -> None:
+    served = serve(echo)
+    with served.client() as client:
+        client.send(b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        response = client.read_response()
+        assert (response.status, response.body) == (200, b"plain")
+        assert "connection" not in response.headers
+    assert '"GET /page HTTP/1.1" 200' in served.access_log()[0]
+
+
+def test_an_upgrade_to_something_else_is_ordinary_http(serve: Any) -> None:
+    with serve(echo).client() as client:
+        client.send(request(Upgrade="h2c"))
+        assert client.read_response().body == b"plain"
+
+
+# Requests that are accepted.
+
+
+def test_the_101_has_what_rfc_6455_asks_for_and_no_content_length(serve: Any) -> None:
+    with serve(echo).client() as client:
+        response = client.open("/")
+        assert response.reason == "Switching Protocols"
+        assert response.headers == {
+            "upgrade": "websocket",
+            "connection": "Upgrade",
+            "sec-websocket-accept": "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+        }
+
+
+def test_tokens_are_read_as_lists_and_in_any_case(serve: Any) -> None:
+    with serve(echo).client("/", Connection="keep-alive, uPGRADE", Upgrade="foo, WebSocket") as client:
+        client.close_handshake()
+
+
+def test_bytes_sent_behind_the_request_are_not_lost(serve: Any) -> None:
+    with serve(echo).client() as client:
+        client.send(request() + frame(TEXT, "at once") + frame(BINARY, b"x" * 20_000) + close_frame(1000))
+        assert client.read_response().status == 101
+        assert client.read_text() == "at once"
+        assert client.read_frame().payload == b"x" * 20_000
+        assert client.read_close() == 1000
+
+
+@pytest.mark.parametrize("origin", ["http://localhost", "http://LOCALHOST:80"])
+def test_a_page_of_the_same_origin_is_let_in(serve: Any, origin: str) -> None:
+    with serve(echo).client("/", Origin=origin) as client:
+        client.close_handshake()
+
+
+def test_a_page_of_an_origin_that_is_named_is_let_in(serve: Any) -> None:
+    with serve(echo, origins=["pages.example"]).client("/", Origin="https://pages.example") as client:
+        client.close_handshake()
+
+
+def test_the_environ_tells_of_the_websocket(serve: Any) -> None:
+    seen: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        seen.extend(
+            [ws, environ["wsgi.websocket_version"], ws.path, ws.version, ws.origin, ws.remote_address, ws.environ]
+        )
+        seen.append(environ)
+        return []
+
+    with serve(app).client("/room?x=1", Origin="http://localhost") as client:
+        assert client.read_close() == 1000
+    ws, version, path, ws_version, origin, (host, port), ws_environ, environ = seen
+    assert isinstance(ws, WebSocket)
+    assert (version, path, ws_version, origin) == ("13", "/room", "13", "http://localhost")
+    assert host == "127.0.0.1"
+    assert port > 0
+    assert ws_environ is environ
+
+
+def test_the_server_s_own_subprotocols_are_chosen_by_its_preference(serve: Any) -> None:
+    with serve(echo, subprotocols=["v2", "v1"]).client() as client:
+        response = client.open("/", Sec_WebSocket_Protocol="v1, v2")
+        assert response.headers["sec-websocket-protocol"] == "v2"
+
+
+def test_without_a_common_subprotocol_none_is_chosen(serve: Any) -> None:
+    with serve(echo, subprotocols=["v3"]).client() as client:
+        assert "sec-websocket-protocol" not in client.open("/", Sec_WebSocket_Protocol="v1, v2").headers
+
+
+def test_the_application_s_app_protocol_chooses_a_subprotocol_by_its_whole_name(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        return echo(environ, start_response)
+
+    app.app_protocol = lambda path: {"/a": "graph", "/b": "graphql-ws"}[path]  # type: ignore[attr-defined]
+    served = serve(app)
+    with served.client() as client:
+        assert "sec-websocket-protocol" not in client.open("/a", Sec_WebSocket_Protocol="graphql-ws").headers
+    with served.client() as client:
+        response = client.open("/b", Sec_WebSocket_Protocol="graphql-ws")
+        assert response.headers["sec-websocket-protocol"] == "graphql-ws"
+
+
+def test_a_unix_socket_serves_as_well(serve: Any, tmp_path: Any) -> None:
+    listener = gevent.socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "socket"))
+    listener.listen()
+    served = serve(echo, listener=listener)
+    clients = []
+    for _ in range(2):
+        connected = gevent.socket.socket(socket.AF_UNIX)
+        connected.connect(str(tmp_path / "socket"))
+        clients.append(RawClient(None, socket=connected))
+        clients[-1].open("/")
+    assert len(served.server.clients) == 2
+    for client in clients:
+        with client:
+            client.send(frame(TEXT, "over unix"))
+            assert client.read_text() == "over unix"
+            client.close_handshake()
+    wait_until(lambda: not served.server.clients)
+
+
+# The late accept.
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "404 Not Found", "302 Found", "200 OK"])
+def test_an_application_that_calls_start_response_refuses_the_handshake_with_it(serve: Any, status: str) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response(status, [("Content-Type", "text/plain"), ("X-Why", "because"), ("Connection", "keep-alive")])
+        return [b"no ", b"entry"]
+
+    served = serve(app)
+    with served.client() as client:
+        client.send(request())
+        response = client.read_response()
+        assert f"{response.status} {response.reason}" == status
+        assert response.headers["x-why"] == "because"
+        assert response.headers["connection"] == "close"
+        assert response.body == b"no entry"
+        assert client.at_end()
+    assert status[:3] in served.access_log()[0]
+
+
+def test_a_refusal_by_a_generator_is_sent_too(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        write = start_response("403 Forbidden", [("Content-Length", "5")])
+        write(b"no")
+        yield b"pe!"
+
+    with serve(app).client() as client:
+        client.send(request())
+        assert client.read_response().body == b"nope!"
+
+
+def test_after_a_refusal_the_websocket_is_closed_to_its_holders(serve: Any) -> None:
+    held: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        held.append(environ["wsgi.websocket"])
+        start_response("403 Forbidden", [("Content-Length", "0")])
+        return []
+
+    with serve(app).client() as client:
+        client.send(request())
+        assert client.read_response().status == 403
+    ws = held[0]
+    wait_until(lambda: ws.state.name == "CLOSED")
+    assert ws.closed
+    with pytest.raises(ConnectionClosed, match="403 Forbidden"):
+        ws.send("too late")
+    ws.close()
+
+
+def test_using_the_websocket_after_a_refusal_was_begun_is_an_error(serve: Any) -> None:
+    errors: list[Exception] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("403 Forbidden", [("Content-Length", "0")])
+        try:
+            environ["wsgi.websocket"].receive()
+        except InvalidState as error:
+            errors.append(error)
+        return []
+
+    with serve(app).client() as client:
+        client.send(request())
+        assert client.read_response().status == 403
+    assert "403 Forbidden" in str(errors[0])
+
+
+def test_an_old_program_that_calls_start_response_with_200_first_is_served(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return echo(environ, start_response)
+
+    with serve(app).client("/") as client:
+        client.send(frame(TEXT, "as ever"))
+        assert client.read_text() == "as ever"
+
+
+def test_what_the_application_responds_after_the_accept_goes_nowhere(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["wsgi.websocket"].accept()
+        write = start_response("200 OK", [("Content-Type", "text/html")])
+        write(b"<p>")
+        return [b"<html>"]
+
+    with serve(app).client("/") as client:
+        assert client.read_close() == 1000
+
+
+def test_accept_sends_header_fields_and_a_subprotocol_of_the_application_s_choice(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        ws.accept(subprotocol="v1", headers=[("Set-Cookie", "a=b"), ("X-Room", "7")])
+        assert ws.subprotocol == "v1"
+        return []
+
+    with serve(app).client() as client:
+        response = client.open("/", Sec_WebSocket_Protocol="v2, v1")
+        assert response.headers["sec-websocket-protocol"] == "v1"
+        assert response.headers["x-room"] == "7"
+        assert response.set_cookies == ["a=b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"subprotocol": "v9"}, "did not offer"),
+        ({"headers": [("X", "a\r\nSet-Cookie: stolen=1")]}, "line break"),
+        ({"headers": [("Connection", "close")]}, "Connection"),
+    ],
+)
+def test_an_accept_that_cannot_be_sent_is_a_value_error_and_the_handshake_stays_open(
+    serve: Any, arguments: dict[str, Any], said: str
+) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        with pytest.raises(ValueError, match=said):
+            ws.accept(**arguments)
+        ws.accept()
+        return []
+
+    with serve(app).client("/") as client:
+        assert client.read_close() == 1000
+
+
+def test_a_second_accept_is_an_error_that_says_so(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        ws.accept()
+        with pytest.raises(InvalidState, match="answered already"):
+            ws.accept()
+        with pytest.raises(InvalidState, match="cannot be changed"):
+            ws.options = WebSocketOptions()
+        return []
+
+    with serve(app).client("/") as client:
+        assert client.read_close() == 1000
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda ws: ws.receive(timeout=5),
+        lambda ws: ws.send("x"),
+        lambda ws: ws.ping(),
+        lambda ws: ws.closed,
+        lambda ws: ws.close(),
+        lambda ws: next(iter(ws)),
+    ],
+    ids=["receive", "send", "ping", "closed", "close", "iteration"],
+)
+def test_the_first_use_accepts(serve: Any, use: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        assert ws.state.name == "CONNECTING"
+        use(ws)
+        assert ws.state.name != "CONNECTING"
+        return []
+
+    with serve(app).client("/") as client:
+        client.send(frame(TEXT, "for those that receive") + close_frame(1000))
+        assert client.read_frame().opcode != 0
+
+
+def test_looking_at_state_and_the_like_accepts_nothing(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        assert (ws.close_code, ws.close_reason, ws.buffered_amount, ws.latency) == (None, "", 0, None)
+        assert ws.counts == (0, 0, 0, 0)
+        assert "CONNECTING" in repr(ws)
+        start_response("404 Not Found", [("Content-Length", "0")])
+        return []
+
+    with serve(app).client() as client:
+        client.send(request())
+        assert client.read_response().status == 404
+
+
+def test_an_exception_before_the_accept_is_an_ordinary_500(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        raise LookupError("before")
+
+    served = serve(app)
+    with served.client() as client:
+        client.send(request())
+        assert client.read_response().status == 500
+    assert "LookupError: before" in served.errors.pop()
+
+
+# The application.
+
+
+def test_a_handler_that_returns_at_once_closes_with_1000(serve: Any) -> None:
+    with serve(lambda environ, start_response: []).client("/") as client:
+        assert client.read_close() == 1000
+        client.send(close_frame(1000))
+        assert client.at_end()
+
+
+def test_a_handler_that_returns_none_after_the_accept_is_as_good(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> None:
+        environ["wsgi.websocket"].send("bye")
+
+    with serve(app).client("/") as client:
+        assert client.read_text() == "bye"
+        assert client.read_close() == 1000
+
+
+def test_a_handler_that_raises_is_logged_once_and_closes_with_1011(serve: Any, caplog: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["wsgi.websocket"].receive()
+        raise LookupError("in the middle")
+
+    served = serve(app)
+    with served.client("/") as client:
+        client.send(frame(TEXT, "go"))
+        assert client.read_close() == 1011
+        client.send(close_frame(1011))
+        assert client.at_end()
+    logged = [record for record in caplog.records if record.exc_info]
+    assert len(logged) == 1
+    assert "in the middle" in str(logged[0].exc_info[1])  # type: ignore[index]
+    assert "close=1011" in served.access_log()[0]
+
+
+def test_a_handler_that_fails_to_send_to_a_peer_that_left_logs_nothing(serve: Any, caplog: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        while True:
+            ws.send("tick")
+            gevent.sleep(0.001)
+
+    served = serve(app)
+    with served.client("/") as client:
+        client.read_text()
+        client.send(close_frame(1001))
+    assert "close=1001" in served.access_log()[0]
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_the_application_s_iterable_is_iterated_and_closed(serve: Any) -> None:
+    events: list[str] = []
+
+    class Body:
+        def __init__(self, ws: Any) -> None:
+            self.ws = ws
+
+        def __iter__(self) -> Any:
+            for message in self.ws:
+                events.append(message)
+                yield b""
+
+        def close(self) -> None:
+            events.append("closed")
+
+    served = serve(lambda environ, start_response: Body(environ["wsgi.websocket"]))
+    with served.client("/") as client:
+        client.send(frame(TEXT, "in the iteration"))
+        client.close_handshake()
+    served.access_log()
+    assert events == ["in the iteration", "closed"]
+
+
+def test_a_killed_handler_closes_with_1001_and_leaves_nothing_open(serve: Any) -> None:
+    running: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        running.append(gevent.getcurrent())
+        environ["wsgi.websocket"].receive()
+        return []
+
+    served = serve(app)
+    with served.client("/") as client:
+        wait_until(lambda: running)
+        running[0].kill()
+        assert client.read_close() == 1001
+        assert client.at_end()
+    assert not served.server.clients
+
+
+def test_a_client_that_goes_before_the_accept_ends_the_handler_quietly(serve: Any, caplog: Any) -> None:
+    gone = gevent.event.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        gone.wait()
+        return echo(environ, start_response)
+
+    served = serve(app)
+    with served.client() as client:
+        client.send(request())
+        wait_until(lambda: getattr(served.server, "clients", None))
+        client.reset()
+    gone.set()
+    served.access_log()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_nothing_of_a_connection_is_kept_once_it_is_closed(serve: Any) -> None:
+    kept: list[weakref.ref[Any]] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        kept.append(weakref.ref(environ["wsgi.websocket"]))
+        return echo(environ, start_response)
+
+    served = serve(app)
+    with served.client("/") as client:
+        client.close_handshake()
+    served.access_log()
+    gevent.sleep(0)
+    gc.collect()
+    assert kept[0]() is None
+
+
+# What programs written for gevent-websocket look at.
+
+
+def test_clients_are_kept_on_a_plain_server_with_attributes_of_the_program_s_own(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        handler = ws.handler
+        handler.active_client.nickname = ws.receive()
+        ws.send(",".join(client.nickname for client in handler.server.clients.values()))
+        assert handler.websocket is ws
+        assert handler.active_client.ws is ws
+        assert handler.active_client.address == handler.client_address
+        return []
+
+    served = serve(app)
+    with served.client("/") as client:
+        client.send(frame(TEXT, "ann"))
+        assert client.read_text() == "ann"
+        client.read_close()
+        client.send(close_frame(1000))
+    wait_until(lambda: not served.server.clients)
+
+
+def test_a_pre_start_hook_that_is_true_makes_it_ordinary_http(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        assert "wsgi.websocket" not in environ
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    served = serve(app)
+    served.server.pre_start_hook = lambda handler: handler.path == "/plain"
+    with served.client() as client:
+        client.send(request("/plain"))
+        assert client.read_response().body == b"ok"
+
+
+def test_prevent_wsgi_call_does_the_handshake_and_leaves_the_websocket_to_the_caller(serve: Any) -> None:
+    class Driving(WebSocketHandler):
+        prevent_wsgi_call = True
+
+        def handle_one_response(self) -> None:
+            super().handle_one_response()
+            assert self.websocket is not None
+            self.websocket.send(f"driven {self.websocket.receive()}")
+            self.websocket.close(4000)
+
+    served = serve(never_called, handler_class=Driving)
+    with served.client("/") as client:
+        client.send(frame(TEXT, "by hand"))
+        assert client.read_text() == "driven by hand"
+        assert client.read_close() == 4000
+        client.send(close_frame(4000))
+        assert client.at_end()
+    wait_until(lambda: not served.server.clients)
+    assert not served.server.websockets
+
+
+def test_a_subclass_of_websocket_sees_pings_and_pongs(serve: Any) -> None:
+    heard: list[Any] = []
+
+    class Listening(WebSocket):
+        __slots__ = ()
+
+        def handle_ping(self, header: Any, payload: bytes) -> None:
+            heard.append(("ping", header.opcode, header.length, payload))
+
+        def handle_pong(self, header: Any, payload: bytes) -> None:
+            heard.append(("pong", payload))
+
+        def handle_close(self, header: Any, payload: bytes) -> None:
+            heard.append(("close", payload))
+
+    class Handler(WebSocketHandler):
+        websocket_class = Listening
+
+    with serve(echo, handler_class=Handler).client("/") as client:
+        client.send(frame(PING, b"one") + frame(PONG, b"two") + close_frame(4001, "bye"))
+        assert client.read_frame() == (0x8A, b"one")
+        client.read_close()
+        assert heard == [("ping", PING, 3, b"one"), ("pong", b"two"), ("close", b"\x0f\xa1bye")]
+
+
+# The access log.
+
+
+def test_a_websocket_is_logged_when_it_ends_with_its_close_code_and_what_went_through_it(serve: Any) -> None:
+    served = serve(echo)
+    with served.client("/chat?room=1") as client:
+        for text in ("one", "two"):
+            client.send(frame(TEXT, text))
+            client.read_text()
+        assert served.log.getvalue() == ""
+        client.close_handshake(1001)
+    line = served.access_log()[0]
+    # Frames of 9 bytes each and a Close frame of 8 came in; two of 5 bytes and one of 4 went out.
+    expected = (
+        r'127\.0\.0\.1 - - \[[\d: -]+\] "GET /chat\?room=1 HTTP/1\.1" 101 14 \d\.\d+ '
+        r"close=1001 in=2/26B out=2/14B"
+    )
+    assert re.fullmatch(expected, line)
+
+
+# Options.
+
+
+def test_configured_gives_a_class_of_its_own_and_checks_the_options() -> None:
+    small = WebSocketHandler.configured(max_message_size=10)
+    assert small.options.max_message_size == 10
+    assert issubclass(small, WebSocketHandler)
+    assert WebSocketHandler.options.max_message_size == 2**20
+    assert small.configured(WebSocketOptions(max_queue=3)).options == WebSocketOptions(max_queue=3)
+    with pytest.raises(ValueError, match="max_message_size"):
+        WebSocketHandler.configured(max_message_size=-1)
+    with pytest.raises(TypeError, match="max_mesage_size"):
+        WebSocketHandler.configured(max_mesage_size=5)
+
+
+def test_handler_class_is_enough_on_a_plain_server() -> None:
+    server = WSGIServer(("127.0.0.1", 0), echo, handler_class=WebSocketHandler, log=io.StringIO())
+    server.start()
+    try:
+        with RawClient(("127.0.0.1", server.server_port)) as client:
+            client.open("/", Sec_WebSocket_Key=KEY)
+            client.send(frame(TEXT, "plain server"))
+            assert client.read_text() == "plain server"
+            client.close_handshake()
+    finally:
+        server.stop()
+
+
+def test_a_client_entry_knows_its_address_and_websocket() -> None:
+    client = Client(("10.0.0.1", 5), None)  # type: ignore[arg-type]
+    assert (client.address, client.ws) == (("10.0.0.1", 5), None)
+
+
+def test_a_handshake_error_is_answered_with_its_status_and_headers(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        raise HandshakeError("402 Payment Required", "Buy a ticket.", [("X-Shop", "/tickets")])
+
+    with serve(app).client() as client:
+        client.send(request())
+        response = client.read_response()
+        assert (response.status, response.body, response.headers["x-shop"]) == (402, b"Buy a ticket.\n", "/tickets")
