@@ -12,7 +12,6 @@ from typing import Any
 
 import gevent
 import gevent.event
-import gevent.ssl
 
 from .server import WebSocketServer
 
@@ -58,12 +57,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(options: argparse.Namespace) -> int:
     application = _load(options.application)
-    server = WebSocketServer(
-        (options.host, options.port),
-        application,
-        drain_timeout=options.drain,
-        **_tls(options.certfile, options.keyfile),
-    )
+    if options.keyfile and not options.certfile:
+        raise UsageError("--keyfile goes with --certfile")
+    tls = {"certfile": options.certfile, "keyfile": options.keyfile} if options.certfile else {}
+    try:
+        server = WebSocketServer((options.host, options.port), application, drain_timeout=options.drain, **tls)
+    except OSError as error:
+        raise UsageError(f"cannot use the certificate {options.certfile}: {error.strerror or error}") from error
     try:
         server.start()
     except OSError as error:
@@ -107,16 +107,3 @@ def _load(name: str) -> Callable[..., Any]:
         raise UsageError(f"{name} is no WSGI application: it is {type(found).__name__}, which cannot be called")
     application: Callable[..., Any] = found
     return application
-
-
-def _tls(certfile: str | None, keyfile: str | None) -> dict[str, Any]:
-    if certfile is None:
-        if keyfile is not None:
-            raise UsageError("--keyfile goes with --certfile")
-        return {}
-    context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(certfile, keyfile)
-    except OSError as error:
-        raise UsageError(f"cannot use the certificate {certfile}: {error.strerror or error}") from error
-    return {"ssl_context": context}

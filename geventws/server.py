@@ -36,6 +36,7 @@ class WebSocketServer(WSGIServer):
     Raises:
         TypeError: an `ssl_context` that is not gevent's: its connections would block all others.
         ValueError: an option out of its range.
+        OSError: the certificate or its key cannot be read, or do not fit.
     """
 
     handler_class = WebSocketHandler
@@ -55,12 +56,7 @@ class WebSocketServer(WSGIServer):
         handler_class = arguments.pop("handler_class", None) or self.handler_class
         if options is not None or changes:
             handler_class = handler_class.configured(options, **changes)
-        context = arguments.get("ssl_context")
-        if context is not None and not isinstance(context, gevent.ssl.SSLContext):
-            raise TypeError(
-                f"ssl_context is {type(context).__module__}.{type(context).__name__}, whose connections would block all "
-                "others: make it with gevent.ssl.SSLContext or gevent.ssl.create_default_context"
-            )
+        _settle_tls(arguments)
         self.debug = debug
         self.pre_start_hook = pre_start_hook
         self.drain_timeout = drain_timeout
@@ -86,17 +82,44 @@ class WebSocketServer(WSGIServer):
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
         """TLS: a client that does not get through with its handshake in time is dropped, as one is that trickles headers."""
-        patience = Timeout.start_new(self.handler_class.options.handshake_timeout)
+        socket = self._wrap(client_socket, **{**(self.ssl_args or {}), "do_handshake_on_connect": False})
         try:
-            socket = self._wrap(client_socket, **(self.ssl_args or {}))
-        except (Timeout, OSError) as error:
-            if isinstance(error, Timeout) and error is not patience:
-                raise
-            client_socket.close()
-            return None
-        finally:
-            patience.close()
-        try:
-            return self.handle(socket, address)
+            if self._do_tls_handshake(socket):
+                return self.handle(socket, address)
         finally:
             socket.close()
+
+    def _do_tls_handshake(self, socket: Any) -> bool:
+        timeout = Timeout.start_new(self.handler_class.options.handshake_timeout)
+        try:
+            socket.do_handshake()
+        except Timeout as error:
+            if error is not timeout:
+                raise
+            return False
+        except OSError:
+            return False  # It speaks no TLS, or none that we do, or does not trust us, or is gone.
+        finally:
+            timeout.close()
+        return True
+
+
+def _settle_tls(arguments: dict[str, Any]) -> None:
+    """Have one context, of gevent, for all connections.
+
+    With a bare `certfile` gevent would make a new context for each connection, reading the files and allowing protocols
+    that have long been given up.
+    """
+    context = arguments.get("ssl_context")
+    if context is not None and not isinstance(context, gevent.ssl.SSLContext):
+        raise TypeError(
+            f"ssl_context is a {type(context).__module__}.{type(context).__name__}, whose connections would block all "
+            "others: make it with gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)"
+        )
+    if arguments.get("certfile") and not arguments.keys() & _OTHER_TLS_ARGUMENTS:
+        context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(arguments.pop("certfile"), arguments.pop("keyfile", None))
+        arguments["ssl_context"] = context
+
+
+_OTHER_TLS_ARGUMENTS = {"ssl_context", "ssl_version", "cert_reqs", "ca_certs", "ciphers"}

@@ -1,0 +1,298 @@
+"""`WebSocketServer`: its options, TLS, and stopping politely."""
+
+from __future__ import annotations
+
+import gc
+import io
+import ssl
+import time
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.socket
+import gevent.ssl
+import pytest
+import trustme
+from rawclient import TEXT, RawClient, close_frame, frame, request
+from waiting import wait_until
+
+from geventws import WebSocketHandler, WebSocketOptions, WebSocketServer
+
+
+def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    ws = environ.get("wsgi.websocket")
+    if ws is None:
+        start_response("200 OK", [("Content-Length", "5")])
+        return [b"plain"]
+    for message in ws:
+        ws.send(message)
+    return []
+
+
+@pytest.fixture
+def start() -> Any:
+    """`start(app, **arguments)`: a running WebSocketServer, stopped after the test."""
+    servers: list[WebSocketServer] = []
+
+    def start_one(app: Any = echo, **arguments: Any) -> WebSocketServer:
+        server = WebSocketServer(("127.0.0.1", 0), app, log=io.StringIO(), **arguments)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start_one
+    for server in servers:
+        server.stop(timeout=0)
+
+
+def connect(server: WebSocketServer) -> RawClient:
+    client = RawClient(("127.0.0.1", server.server_port))
+    client.open("/")
+    return client
+
+
+# Options.
+
+
+def test_a_wrong_option_is_an_error_when_the_server_is_made() -> None:
+    with pytest.raises(ValueError, match="max_queue"):
+        WebSocketServer(("127.0.0.1", 0), echo, max_queue=0)
+
+
+def test_an_ssl_context_that_would_block_everything_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match=r"gevent\.ssl"):
+        WebSocketServer(("127.0.0.1", 0), echo, ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+
+def test_options_are_taken_by_name_or_as_a_whole(start: Any) -> None:
+    assert start(max_message_size=5).handler_class.options.max_message_size == 5
+    whole = WebSocketOptions(max_queue=7)
+    assert start(options=whole, max_message_size=5).handler_class.options == whole.replace(max_message_size=5)
+    plain = start()
+    assert plain.handler_class is WebSocketHandler
+
+
+def test_a_handler_class_of_one_s_own_gets_the_options_too(start: Any) -> None:
+    class Own(WebSocketHandler):
+        options = WebSocketOptions(max_queue=2)
+
+    server = start(handler_class=Own, max_message_size=5)
+    assert issubclass(server.handler_class, Own)
+    assert server.handler_class.options == WebSocketOptions(max_queue=2, max_message_size=5)
+
+
+def test_it_counts_what_is_open(start: Any) -> None:
+    server = start()
+    with connect(server) as client:
+        assert len(server.websockets) == 1
+        assert [ws.path for ws in server.websockets] == ["/"]
+        client.close_handshake()
+    wait_until(lambda: not server.websockets)
+    assert server.clients == {}
+
+
+# Stopping.
+
+
+def test_stop_closes_all_with_1001_and_waits_for_their_handlers(start: Any) -> None:
+    ended: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        assert ws.receive() is None
+        gevent.sleep(0.05)
+        ended.append(ws.close_code)
+        return []
+
+    server = start(app)
+    clients = [connect(server) for _ in range(3)]
+    stopping = gevent.spawn(server.stop)
+    for client in clients:
+        with client:
+            assert client.close_handshake() == 1001 if client.buffer else client.read_close() == 1001
+            client.send(close_frame(1001))
+            assert client.at_end()
+    stopping.get(timeout=5)
+    assert ended == [1001, 1001, 1001]
+    assert len(server.websockets) == 0
+
+
+def test_stop_cuts_off_what_has_not_ended_in_time_and_leaves_nothing_open(start: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["wsgi.websocket"].accept()
+        gevent.sleep(3600)
+        return []
+
+    server = start(app, drain_timeout=0.1)
+    with connect(server) as client:
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 2
+        assert client.read_close() == 1001
+        assert client.at_end()
+    assert len(server.websockets) == 0
+    assert server.clients == {}
+
+
+def test_while_it_stops_new_upgrades_are_answered_503_and_connections_refused(start: Any) -> None:
+    leave = gevent.event.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if environ["PATH_INFO"] == "/busy":
+            environ["wsgi.websocket"].accept()
+            leave.wait()
+            return []
+        return echo(environ, start_response)
+
+    server = start(app)
+    address = ("127.0.0.1", server.server_port)
+    with RawClient(address) as busy, RawClient(address) as kept:
+        busy.open("/busy")
+        kept.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert kept.read_response().body == b"plain"
+        stopping = gevent.spawn(server.stop)
+        assert busy.read_close() == 1001
+        kept.send(request())
+        response = kept.read_response()
+        assert response.status == 503
+        assert b"stopped" in response.body
+        leave.set()
+        busy.send(close_frame(1001))
+        busy.socket.close()
+        stopping.get(timeout=5)
+        with pytest.raises(OSError, match="refused"):
+            RawClient(address)
+
+
+def test_a_stopped_server_leaves_no_watchers_and_no_greenlets(start: Any) -> None:
+    def running() -> int:
+        gc.collect()
+        return sum(isinstance(thing, gevent.Greenlet) and not thing.dead for thing in gc.get_objects())
+
+    before = running()
+    server = start()
+    clients = [connect(server) for _ in range(5)]
+    server.stop(timeout=0.1)
+    for client in clients:
+        client.socket.close()
+    wait_until(lambda: running() <= before + 1)  # The hub's keepalive stays.
+
+
+def test_sockets_of_handlers_that_end_are_closed(start: Any) -> None:
+    import os
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    server = start()
+    before = descriptors()
+    for _ in range(20):
+        with connect(server) as client:
+            client.close_handshake()
+    wait_until(lambda: descriptors() <= before)
+
+
+# TLS.
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls(start: Any, authority: trustme.CA, tmp_path: Any) -> Any:
+    """A TLS server, and a function that connects to it."""
+    pem = tmp_path / "server.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+
+    def start_tls(app: Any = echo, **options: Any) -> tuple[WebSocketServer, Any]:
+        server = start(app, certfile=str(pem), keyfile=str(pem), **options)
+
+        def connect_tls() -> RawClient:
+            plain = gevent.socket.create_connection(("127.0.0.1", server.server_port), timeout=10)
+            client = RawClient(None, socket=context.wrap_socket(plain, server_hostname="localhost"))
+            client.open("/")
+            return client
+
+        return server, connect_tls
+
+    return start_tls
+
+
+def test_one_mebibyte_is_echoed_over_tls(tls: Any) -> None:
+    _, connect_tls = tls()
+    with connect_tls() as client:
+        for _ in range(3):
+            gevent.spawn(client.send, frame(0x2, bytes(2**20), mask=bytes(4)))
+            assert client.read_frame() == (0x82, bytes(2**20))
+        client.send(close_frame(1000))
+        assert client.read_close() == 1000
+        assert client.at_end()
+
+
+def test_bytes_sent_behind_the_request_are_not_lost_over_tls(tls: Any) -> None:
+    server, _ = tls()
+    context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = gevent.ssl.CERT_NONE
+    plain = gevent.socket.create_connection(("127.0.0.1", server.server_port), timeout=10)
+    with RawClient(None, socket=context.wrap_socket(plain)) as client:
+        client.send(request() + frame(TEXT, "at once") + frame(TEXT, "x" * 50_000, mask=bytes(4)))
+        assert client.read_response().status == 101
+        assert client.read_text() == "at once"
+        assert client.read_text() == "x" * 50_000
+
+
+def test_a_slow_reader_over_tls_gets_every_byte(tls: Any) -> None:
+    payload = bytes(range(256)) * 20_000
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["wsgi.websocket"].send(payload)
+        environ["wsgi.websocket"].send("done")
+        return []
+
+    _, connect_tls = tls(app)
+    with connect_tls() as client:
+        gevent.sleep(0.05)
+        received = b""
+        while len(received) < len(payload) + 10:
+            received += client.read(min(50_000, len(payload) + 10 - len(received)))
+            gevent.sleep(0)
+        assert received[10:] == payload
+        assert client.read_text() == "done"
+        assert client.read_close() == 1000
+
+
+def test_a_close_is_seen_over_tls_while_the_handler_sleeps(tls: Any) -> None:
+    seen = gevent.event.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        while not ws.closed:
+            gevent.sleep(0.005)
+        seen.set()
+        return []
+
+    _, connect_tls = tls(app)
+    with connect_tls() as client:
+        assert client.close_handshake() == 1000
+        assert seen.wait(1)
+
+
+def test_a_client_that_never_does_its_tls_handshake_is_dropped(tls: Any) -> None:
+    server, _ = tls(handshake_timeout=0.05)
+    with RawClient(("127.0.0.1", server.server_port)) as client:
+        assert client.at_end()
+
+
+def test_a_client_that_speaks_no_tls_is_dropped_quietly(tls: Any, capfd: Any) -> None:
+    server, _ = tls()
+    with RawClient(("127.0.0.1", server.server_port)) as client:
+        client.send(b"GET / HTTP/1.1\r\n\r\n")
+        with pytest.raises((EOFError, ConnectionError)):
+            client.read(1000)
+    assert "Traceback" not in capfd.readouterr().err

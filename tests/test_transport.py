@@ -1,0 +1,246 @@
+"""`GeventTransport`: the seam to the socket, over real socket pairs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import gevent.socket
+import pytest
+from waiting import wait_until
+
+from geventws import InvalidState
+from geventws.transport import GeventTransport, call_in_hub
+
+
+class Ear:
+    """A listener that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.readable = 0
+        self.closed = 0
+
+    def on_readable(self) -> None:
+        self.readable += 1
+
+    def on_closed(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def ear() -> Ear:
+    return Ear()
+
+
+@pytest.fixture
+def pair(ear: Ear) -> Iterator[tuple[GeventTransport, gevent.socket.socket]]:
+    ours, theirs = gevent.socket.socketpair()
+    transport = GeventTransport(ours, ear)
+    theirs.settimeout(5)
+    yield transport, theirs
+    transport.close()
+    theirs.close()
+
+
+Pair = tuple[GeventTransport, Any]
+
+
+def test_recv_waits_for_bytes(pair: Pair) -> None:
+    transport, theirs = pair
+    receiver = gevent.spawn(transport.recv, None)
+    gevent.sleep(0)
+    assert transport.receiving
+    theirs.sendall(b"hello")
+    assert receiver.get(timeout=5) == b"hello"
+    assert not transport.receiving
+    assert transport.bytes_received == 5
+
+
+def test_recv_times_out(pair: Pair) -> None:
+    with pytest.raises(TimeoutError):
+        pair[0].recv(0.01)
+
+
+def test_recv_gives_an_empty_string_at_the_end_again_and_again(pair: Pair) -> None:
+    transport, theirs = pair
+    theirs.close()
+    assert transport.recv(None) == b""
+    assert transport.recv(None) == b""
+
+
+def test_a_second_receiver_is_refused(pair: Pair) -> None:
+    transport, _ = pair
+    first = gevent.spawn(transport.recv, None)
+    gevent.sleep(0)
+    with pytest.raises(InvalidState):
+        transport.recv(None)
+    first.kill()
+
+
+def test_recv_ready_does_not_wait(pair: Pair) -> None:
+    transport, theirs = pair
+    assert transport.recv_ready() is None
+    theirs.sendall(b"x")
+    assert transport.recv_ready() == b"x"
+
+
+def test_large_input_comes_in_larger_pieces(pair: Pair) -> None:
+    transport, theirs = pair
+    sender = gevent.spawn(theirs.sendall, bytes(2_000_000))
+    sizes = []
+    while sum(sizes) < 2_000_000:
+        sizes.append(len(transport.recv(5)))
+    sender.get()
+    assert sizes[0] <= 16 * 1024
+    assert max(sizes) > 16 * 1024
+
+
+def test_the_listener_is_told_once_that_there_is_something_to_read(pair: Pair, ear: Ear) -> None:
+    transport, theirs = pair
+    transport.watch()
+    theirs.sendall(b"x")
+    wait_until(lambda: ear.readable)
+    gevent.sleep(0.01)
+    assert ear.readable == 1
+    transport.watch()
+    wait_until(lambda: ear.readable == 2)
+
+
+def test_the_listener_is_told_when_a_receiver_has_left(pair: Pair, ear: Ear) -> None:
+    transport, theirs = pair
+    receiver = gevent.spawn(transport.recv, None)
+    gevent.sleep(0)
+    receiver.kill()
+    theirs.sendall(b"x")
+    wait_until(lambda: ear.readable)
+    assert transport.recv(None) == b"x"
+
+
+def test_write_sends_at_once_what_the_socket_takes(pair: Pair) -> None:
+    transport, theirs = pair
+    assert transport.write(b"now") is True
+    assert theirs.recv(10) == b"now"
+    assert transport.bytes_sent == 3
+
+
+def test_what_the_socket_does_not_take_follows_in_order(pair: Pair) -> None:
+    transport, theirs = pair
+    sent = [bytes([number]) * 500_000 for number in range(5)]
+    assert [transport.write(data) for data in sent][-1] is False
+    assert transport.backlog > 0
+    drainer = gevent.spawn(transport.drain, None)
+    received = b""
+    while len(received) < 2_500_000:
+        received += theirs.recv(100_000)
+    drainer.get(timeout=5)
+    assert received == b"".join(sent)
+    assert transport.backlog == 0
+
+
+def test_drain_times_out_and_what_was_written_still_leaves(pair: Pair) -> None:
+    transport, theirs = pair
+    transport.write(bytes(2_000_000))
+    with pytest.raises(TimeoutError):
+        transport.drain(0.01)
+    received = 0
+    while received < 2_000_000:
+        received += len(theirs.recv(100_000))
+
+
+def test_drain_waits_only_for_what_was_written_before(pair: Pair) -> None:
+    transport, theirs = pair
+    transport.write(bytes(1_000_000))
+    drainer = gevent.spawn(transport.drain, None)
+    gevent.sleep(0)
+    transport.write(bytes(5_000_000))
+    received = 0
+    while received < 2_000_000:
+        received += len(theirs.recv(100_000))
+        gevent.sleep(0)
+    drainer.get(timeout=5)
+    assert transport.backlog > 0
+
+
+def test_drain_fails_when_the_peer_goes(pair: Pair) -> None:
+    transport, theirs = pair
+    transport.write(bytes(2_000_000))
+    drainer = gevent.spawn(transport.drain, None)
+    gevent.sleep(0)
+    theirs.close()
+    with pytest.raises(OSError, match="closed"):
+        drainer.get(timeout=5)
+
+
+def test_write_fails_when_the_peer_is_gone(pair: Pair) -> None:
+    transport, theirs = pair
+    theirs.close()
+    with pytest.raises(OSError, match="Broken pipe"):
+        transport.write(b"x")
+
+
+def test_finish_lets_what_was_written_leave_and_then_ends_the_stream(pair: Pair, ear: Ear) -> None:
+    transport, theirs = pair
+    transport.write(bytes(2_000_000))
+    transport.finish()
+    received = 0
+    while data := theirs.recv(100_000):
+        received += len(data)
+    assert received == 2_000_000
+    assert ear.closed == 0
+    theirs.sendall(b"dropped")
+    theirs.close()
+    wait_until(lambda: ear.closed)
+    assert transport.recv(None) == b""
+
+
+def test_finish_wakes_a_receiver(pair: Pair) -> None:
+    transport, _ = pair
+    receiver = gevent.spawn(transport.recv, None)
+    gevent.sleep(0)
+    transport.finish()
+    assert receiver.get(timeout=5) == b""
+
+
+@pytest.mark.parametrize("abort", [False, True])
+def test_close_wakes_whoever_waits_and_tells_the_listener_once(pair: Pair, ear: Ear, abort: bool) -> None:
+    transport, _ = pair
+    transport.write(bytes(2_000_000))
+    receiver, drainer = gevent.spawn(transport.recv, None), gevent.spawn(transport.drain, None)
+    gevent.sleep(0)
+    transport.close(abort=abort)
+    transport.close()
+    assert receiver.get(timeout=5) == b""
+    with pytest.raises(OSError, match="closed"):
+        drainer.get(timeout=5)
+    with pytest.raises(OSError, match="closed"):
+        transport.write(b"x")
+    wait_until(lambda: ear.closed)
+    gevent.sleep(0.01)
+    assert ear.closed == 1
+    assert transport.recv(None) == b""
+
+
+@pytest.mark.parametrize("with_hub", [False, True], ids=["plain thread", "thread with a hub of its own"])
+def test_a_call_from_another_thread_runs_in_the_hub_s_thread(with_hub: bool) -> None:
+    hub = gevent.get_hub()
+    outcome: list[Any] = []
+
+    def ask() -> None:
+        if with_hub:
+            gevent.get_hub()
+        outcome.append(call_in_hub(hub, threading.get_ident))
+        try:
+            call_in_hub(hub, lambda: 1 // 0)
+        except ZeroDivisionError as error:
+            outcome.append(error)
+        if with_hub:
+            gevent.get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while thread.is_alive():
+        gevent.sleep(0.001)
+    assert outcome[0] == threading.get_ident()
+    assert isinstance(outcome[1], ZeroDivisionError)
