@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cases import SERVERS, servers_for, share_of
-from suite import Suite, environment_for_python27
+from autobahn.cases import SERVERS, servers_for, share_of
+from autobahn.suite import Suite, environment_for_python27
 
 AGENT = "geventws"
 ECHO_SERVER = Path(__file__).resolve().parent / "echo_server.py"

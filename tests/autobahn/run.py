@@ -17,9 +17,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from cases import select
-from jobs import Outcome, Verdict, run_jobs, split
-from suite import DEFAULT_DIRECTORY, SuiteUnavailable, find_suite
+# As the tests have it: this folder is a package in `tests`.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from autobahn.cases import select
+from autobahn.jobs import Outcome, Verdict, run_jobs, split
+from autobahn.suite import DEFAULT_DIRECTORY, SuiteUnavailable, find_suite
 
 COLUMNS = "{:<8}{:<9}{:>6}{:>6}{:>12}{:>15}{:>8}{:>10}"
 HEADINGS = ("cases", "server", "count", "OK", "NON-STRICT", "INFORMATIONAL", "bad", "seconds")

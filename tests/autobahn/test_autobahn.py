@@ -8,9 +8,10 @@ import os
 import sys
 
 import pytest
-from cases import select
-from jobs import Job, Outcome, run_jobs, split
-from suite import Suite, SuiteUnavailable, find_suite
+
+from autobahn.cases import select
+from autobahn.jobs import Job, Outcome, run_jobs, split
+from autobahn.suite import Suite, SuiteUnavailable, find_suite
 
 # What takes no more than a second in groups 12 and 13: messages of 16 octets to 16 KiB, in one frame and in fragments
 # of 256 octets. The window is at most 32 KiB and the data have 190 KiB to 1 MiB, so 1000 messages go round it often.

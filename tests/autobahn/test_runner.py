@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cases import ALL_CASES, select, servers_for
-from jobs import Job, Verdict, run_jobs, split
-from suite import SuiteUnavailable, find_suite
+
+from autobahn.cases import ALL_CASES, select, servers_for
+from autobahn.jobs import Job, Verdict, run_jobs, split
+from autobahn.suite import SuiteUnavailable, find_suite
 
 PLAYED_FUZZER = """
 import json, pathlib, sys
