@@ -41,8 +41,7 @@ class OpenConnections:
 
     def admit(self, address: str, options: WebSocketOptions) -> None:
         """Raises HandshakeError (503 or 429) if one more connection from `address` would be one too many."""
-        if self.draining:
-            raise HandshakeError("503 Service Unavailable", "The server is being stopped.", [("Retry-After", "5")])
+        self.check_draining()
         if options.max_connections is not None and len(self._handlers) >= options.max_connections:
             raise HandshakeError(
                 "503 Service Unavailable",
@@ -56,6 +55,11 @@ class OpenConnections:
                 f"{address} has as many WebSockets open as one address may ({per_ip}).",
                 [("Retry-After", "5")],
             )
+
+    def check_draining(self) -> None:
+        """Raises HandshakeError (503) if the server is being stopped."""
+        if self.draining:
+            raise HandshakeError("503 Service Unavailable", "The server is being stopped.", [("Retry-After", "5")])
 
     def add(self, websocket: WebSocket, address: str) -> None:
         """Count a connection, whose handler is the current greenlet."""

@@ -195,7 +195,8 @@ class WebSocketHandler(WSGIHandler):
         app_protocol = getattr(self.application, "app_protocol", None)
         if app_protocol is not None:
             subprotocol = app_protocol(self.environ["PATH_INFO"])
-            options = options.replace(subprotocols=(subprotocol,) if subprotocol else ())
+            if subprotocol:
+                options = options.replace(subprotocols=(subprotocol,))
         websocket = self.websocket_class(self.environ, request, self._switch_protocols, options, self)
         self.websocket = websocket
         self._upgraded = False
@@ -240,6 +241,7 @@ class WebSocketHandler(WSGIHandler):
         """The application takes the connection: send the 101 and hand over the socket."""
         if self.status is not None and not str(self._orig_status).startswith("2"):
             raise InvalidState(f"start_response has refused the opening handshake already, with {self._orig_status}")
+        OpenConnections.of(self.server).check_draining()
         transport = GeventTransport(self.socket, listener)
         read_ahead = self._take_read_ahead()
         self._upgraded = True

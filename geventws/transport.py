@@ -196,7 +196,7 @@ class GeventTransport:
                 if token is self:
                     return
                 if token is _TIMED_OUT:
-                    raise TimeoutError(f"no message within {timeout} seconds")
+                    raise TimeoutError("nothing came in time")
         finally:
             self._receiver = None
             if timer is not None:

@@ -329,10 +329,16 @@ class WebSocket:
 
     def on_readable(self) -> None:
         """From the transport, in the hub: there is something to read and nobody is in `receive`."""
-        if len(self._messages) < self._options.max_queue:
-            gevent.spawn_raw(self._look_ahead)
-        else:
+        if self._full:
             self._paused = True
+        else:
+            gevent.spawn_raw(self._look_ahead)
+
+    @property
+    def _full(self) -> bool:
+        """Whether no more is read ahead. Once closing is under way messages are dropped, and the peer's answer is awaited."""
+        assert self._connection is not None
+        return len(self._messages) >= self._options.max_queue and self._connection.state is _OPEN
 
     def _look_ahead_soon(self) -> None:
         """Look at what is already here, should the handler do something else than to receive it at once."""
@@ -357,7 +363,7 @@ class WebSocket:
         connection, transport = self._connection, self._transport
         assert connection is not None
         assert transport is not None
-        while len(self._messages) < self._options.max_queue:
+        while not self._full:
             event = connection.next_event()
             if isinstance(event, str | bytes):
                 self._messages.append(event)
@@ -494,7 +500,9 @@ class WebSocket:
         self._send_queued(connection)
 
     def _send_queued(self, connection: Connection) -> None:
-        if not (self._write(connection.data_to_send()) or self._drain()):
+        if self._write(connection.data_to_send()):
+            return
+        if connection.state is State.CLOSED or not self._drain():
             raise connection.closed_error()
 
     def _write(self, data: bytes) -> bool:
@@ -527,7 +535,7 @@ class WebSocket:
         connection, transport = self._connection, self._transport
         assert connection is not None
         assert transport is not None
-        while not connection.over and len(self._messages) < self._options.max_queue:
+        while not connection.over and not self._full:
             event = connection.next_event()
             if isinstance(event, str | bytes):
                 self._messages.append(event)

@@ -155,6 +155,11 @@ def test_a_message_is_echoed_through_a_route(app: Flask, sockets: Sockets, serve
         assert client.close_handshake() == 1000
 
 
+def test_a_browser_that_also_asks_to_keep_the_connection_is_served(app: Flask, sockets: Sockets, serve: Any) -> None:
+    sockets.route("/hello")(says("hello"))
+    assert first_text(serve(app), "/hello", Connection="keep-alive, Upgrade") == "hello"
+
+
 def test_a_client_nobody_here_wrote_is_echoed(app: Flask, sockets: Sockets, serve: Any, in_thread: Any) -> None:
     sockets.route("/echo")(echo)
     url = serve(app).url + "/echo"
@@ -800,6 +805,22 @@ def test_a_view_that_returns_without_a_word_has_not_refused(app: Flask, sockets:
         assert client.read_close() == 1000
 
 
+def test_a_view_goes_on_with_a_connection_that_before_request_has_accepted(
+    app: Flask, sockets: Sockets, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.before_request
+    def hook() -> None:
+        request.environ["wsgi.websocket"].send("from the hook")
+
+    sockets.route("/hello")(says("hello"))
+    served = serve(app)
+    with served.client("/hello") as client:
+        assert client.read_text() == "from the hook"
+        assert client.read_text() == "hello"
+        assert closed_by_server(client) == 1000
+    assert not tracebacks(caplog)
+
+
 def test_the_handshake_is_answered_before_the_view_is_called(app: Flask, sockets: Sockets, serve: Any) -> None:
     states = []
     sockets.route("/state")(lambda ws: states.append(ws.state))
@@ -868,6 +889,42 @@ def test_an_exception_of_any_kind_after_the_accept_is_logged_and_closes_1011(
 
     served = serve(app)
     with served.client("/fail") as client:
+        assert closed_by_server(client) == 1011
+    served.access_log()
+    assert only_traceback(caplog) is error
+
+
+def test_an_exception_after_the_accept_is_logged_even_if_an_error_handler_takes_it(
+    app: Flask, sockets: Sockets, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = KeyError("after the accept")
+    app.errorhandler(Exception)(lambda error: ("nobody reads this", 500))
+
+    @sockets.route("/fail")
+    def fail(ws: Any) -> None:
+        raise error
+
+    served = serve(app)
+    with served.client("/fail") as client:
+        assert closed_by_server(client) == 1011
+    served.access_log()
+    assert only_traceback(caplog) is error
+
+
+def test_an_exception_in_before_request_after_its_own_accept_is_logged_and_closes_1011(
+    app: Flask, sockets: Sockets, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = ValueError("in a hook")
+
+    @app.before_request
+    def hook() -> None:
+        request.environ["wsgi.websocket"].send("from the hook")
+        raise error
+
+    sockets.route("/echo")(echo)
+    served = serve(app)
+    with served.client("/echo") as client:
+        assert client.read_text() == "from the hook"
         assert closed_by_server(client) == 1011
     served.access_log()
     assert only_traceback(caplog) is error

@@ -165,6 +165,24 @@ def test_while_it_stops_new_upgrades_are_answered_503_and_connections_refused(st
             RawClient(address)
 
 
+def test_a_handshake_that_is_answered_while_the_server_stops_is_refused(start: Any) -> None:
+    go = gevent.event.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        go.wait()
+        return echo(environ, start_response)
+
+    server = start(app)
+    with RawClient(("127.0.0.1", server.server_port)) as client:
+        client.send(request())
+        wait_until(lambda: server.websockets)
+        stopping = gevent.spawn(server.stop)
+        gevent.sleep(0)
+        go.set()
+        assert client.read_response().status == 503
+    stopping.get(timeout=5)
+
+
 def test_a_stopped_server_leaves_no_watchers_and_no_greenlets(start: Any) -> None:
     def running() -> int:
         gc.collect()

@@ -531,6 +531,30 @@ def test_send_frame_sends_by_opcode(hold: Any) -> None:
     closing.get(timeout=5)
 
 
+def test_a_send_that_finds_the_peer_gone_says_so_at_once(serve: Any) -> None:
+    """Not only the one after it: the message of this one is lost."""
+    outcomes: list[Any] = []
+    go = gevent.event.Event()
+
+    def handler(ws: WebSocket) -> None:
+        ws.accept()
+        go.wait()
+        for _ in range(2):
+            try:
+                ws.send("x")
+            except ConnectionClosed as error:
+                outcomes.append(error.code)
+            else:
+                outcomes.append("sent")
+
+    client = serve(app_of(handler)).client("/")
+    gevent.sleep(0.01)
+    go.set()
+    client.reset()
+    wait_until(lambda: len(outcomes) == 2)
+    assert outcomes == [1006, 1006]
+
+
 # Closing.
 
 
@@ -585,6 +609,17 @@ def test_what_the_peer_sends_before_it_answers_the_close_is_dropped(hold: Any) -
     held.client.socket.close()
     closing.get(timeout=5)
     assert held.ws.receive() is None
+
+
+def test_close_reads_the_answer_behind_messages_that_nobody_took(hold: Any) -> None:
+    held = hold(max_queue=1)
+    held.client.send(frame(TEXT, "a") + frame(TEXT, "b") + frame(TEXT, "c"))
+    wait_until(lambda: held.ws._paused)
+    closing = gevent.spawn(held.ws.close)
+    assert held.client.close_handshake() == 1000
+    held.client.socket.close()
+    closing.get(timeout=1)
+    assert held.ws.close_code == 1000
 
 
 def test_close_ends_a_receive_in_another_greenlet(hold: Any) -> None:
