@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from flask import Blueprint, Flask, Response, current_app, request, session
+from flask.blueprints import BlueprintSetupState
 from flask.ctx import AppContext
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map
@@ -52,8 +54,8 @@ class Sockets:
     """
 
     def __init__(self, app: Flask | None = None) -> None:
-        self._app: Flask | None = None
-        self._deferred: list[Callable[[Flask], None]] = []
+        self._apps: list[Flask] = []
+        self._registrations: list[Callable[[Flask], None]] = []
         self._url_map = Map()
         if app is not None:
             self.init_app(app)
@@ -65,17 +67,17 @@ class Sockets:
             ValueError: a `GEVENTWS_` key of the configuration is no option, or its value is out of range.
         """
         _options(app, WebSocketOptions(), {})
-        self._app = app
+        self._apps.append(app)
         app.extensions["geventws"] = self
         for name, converter in self._url_map.converters.items():
             app.url_map.converters.setdefault(name, converter)
-        for register in self._deferred:
+        for register in self._registrations:
             register(app)
 
     @property
     def url_map(self) -> Map:
         """The application's URL map; for its `converters`, as in Flask-Sockets."""
-        return self._url_map if self._app is None else self._app.url_map
+        return self._apps[-1].url_map if self._apps else self._url_map
 
     # Declaring routes.
 
@@ -97,16 +99,16 @@ class Sockets:
             if blueprint is None:
                 self.add_url_rule(rule, endpoint, view, **options)
             else:
-                blueprint.add_url_rule(rule, endpoint or view.__name__, **_rule_options(view, options))
+                _Settings.of(options)
+                blueprint.record(lambda state: _add_to_blueprint(state, rule, endpoint, view, options))
             return view
 
         return decorate
 
     def add_url_rule(self, rule: str, endpoint: str | None = None, view: View | None = None, **options: Any) -> None:
         """As `route`, for a view that is not decorated."""
-        rule_options = _rule_options(view, options)
-        endpoint = endpoint or (view.__name__ if view is not None else None)
-        self._register(lambda app: app.add_url_rule(rule, endpoint, **rule_options))
+        _Settings.of(options)
+        self._register(lambda app: _add_websocket_rule(app, rule, endpoint, view, **options))
 
     def register_blueprint(self, blueprint: Blueprint, **options: Any) -> None:
         """Register `blueprint`, and those nested in it, with every rule of it a websocket rule.
@@ -117,16 +119,16 @@ class Sockets:
         """
 
         def register(app: Flask) -> None:
-            with _every_rule_a_websocket_rule(app):
+            with _websocket_rules_only(app):
                 app.register_blueprint(blueprint, **options)
 
         self._register(register)
 
     def _register(self, register: Callable[[Flask], None]) -> None:
-        # Kept for further applications, too.
-        self._deferred.append(register)
-        if self._app is not None:
-            register(self._app)
+        # Kept for applications to come, too.
+        self._registrations.append(register)
+        for app in self._apps:
+            register(app)
 
     # Inside a view.
 
@@ -155,40 +157,55 @@ class Sockets:
 
 @dataclass(frozen=True)
 class _WebSocketView:
-    """What stands in the rule for a websocket view. Equal for equal views, so that one view may have several rules."""
+    """What Flask calls for a websocket view. Equal for equal views, so that one view may have several rules."""
 
     view: View
-    accept: bool = True
-    changes: tuple[tuple[str, Any], ...] = ()
-    __name__: str = field(default="", compare=False)
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.view, "__name__", type(self.view).__name__)
 
     def __call__(self, **values: Any) -> Response:
-        ws = _websocket_of_request()
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # a proxy's own method
-        ws.options = _options(app, ws.options, dict(self.changes))
-        ws.before_accept = functools.partial(_session_cookies, app, session._get_current_object())  # type: ignore[attr-defined]  # the same
+        ws = _websocket_of_request()
         try:
-            if self.accept:
-                ws.accept()
+            self._answer_handshake(app, ws)
             app.ensure_sync(self.view)(ws, **values)
-        except HandshakeError as error:
-            return _refusal(error)
         except ConnectionClosed:
             pass  # The peer left while the view was busy with it: that is how connections end.
-        except HTTPException as error:
+        except HandshakeError as error:
             if ws.state is State.CONNECTING:
-                raise
-            # Flask makes a response of it, for which it is too late, and says nothing.
-            app.logger.exception("%s on %s, after the WebSocket was accepted", error, request.path)
-            ws.start_closing(CloseCode.INTERNAL_ERROR)
-        except Exception:
-            ws.start_closing(CloseCode.INTERNAL_ERROR)
+                return _refusal(error)
+            _failed(app, ws, error)
+            raise
+        except Exception as error:
+            if ws.state is not State.CONNECTING:
+                _failed(app, ws, error)
             raise
         finally:
-            _leave_message_context(ws)
+            _leave_message_context(ws, sys.exc_info()[1])
         if ws.state is State.CONNECTING:
-            ws.accept()  # It returned without a word: that is no refusal.
+            ws.accept()  # The view returned without a word: that is no refusal.
         return Response()  # Flask wants one. The connection is accepted, so it goes nowhere.
+
+    def _answer_handshake(self, app: Flask, ws: WebSocket) -> None:
+        if ws.state is not State.CONNECTING:
+            return  # `before_request` has been there.
+        settings = getattr(request.url_rule, _SETTINGS, _Settings())
+        ws.options = _options(app, ws.options, settings.changes)
+        state = session._get_current_object()  # type: ignore[attr-defined]  # a proxy's own method
+        ws.before_accept = functools.partial(_session_cookies, app, state)
+        if settings.accept:
+            ws.accept()
+
+
+def _failed(app: Flask, ws: WebSocket, error: Exception) -> None:
+    """The view raised when it was too late for an HTTP answer."""
+    ws.start_closing(CloseCode.INTERNAL_ERROR)
+    # Flask does not log what becomes a response: there it would be seen.
+    responded = isinstance(error, HTTPException) and not app.trap_http_exception(error)
+    if responded or app._find_error_handler(error, request.blueprints) is not None:
+        app.log_exception(sys.exc_info())
 
 
 def _websocket_of_request() -> WebSocket:
@@ -227,36 +244,68 @@ def _options(app: Flask, options: WebSocketOptions, changes: dict[str, Any]) -> 
     return options.replace(**configured).replace(**changes)
 
 
-def _rule_options(view: View | None, options: dict[str, Any]) -> dict[str, Any]:
-    """What `add_url_rule` of Flask gets for a websocket view: `options` without those that are ours."""
-    changes = {name: value for name, value in options.items() if name in WebSocketOptions.names()}
-    WebSocketOptions(**changes)  # A mistake is told where the route is declared.
-    rest = {name: value for name, value in options.items() if name not in changes}
-    accept = rest.pop("accept", True)
-    view_func = None
-    if view is not None:
-        view_func = _WebSocketView(view, accept, tuple(sorted(changes.items())), view.__name__)
-    return {"websocket": True, "provide_automatic_options": False, **rest, "view_func": view_func}
+_SETTINGS = "geventws_settings"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What a route says about its connections; kept as an attribute of its rule."""
+
+    accept: bool = True
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> _Settings:
+        """What of the `options` of a route is ours. Raises ValueError for a value that is out of range."""
+        changes = {name: value for name, value in options.items() if name in WebSocketOptions.names()}
+        WebSocketOptions(**changes)
+        return cls(options.get("accept", True), changes)
+
+
+# Adding rules.
+
+
+def _add_websocket_rule(app: Flask, rule: str, endpoint: str | None, view: View | None, **options: Any) -> None:
+    """`app.add_url_rule`, for a websocket view."""
+    settings = _Settings.of(options)
+    for name in ("accept", *settings.changes):
+        options.pop(name, None)
+    view_func = None if view is None else _WebSocketView(view)
+    endpoint = endpoint or (view_func.__name__ if view_func is not None else None)
+    options = {"provide_automatic_options": False, **options, "websocket": True}
+    type(app).add_url_rule(app, rule, endpoint, view_func, **options)
+    setattr(list(app.url_map.iter_rules(endpoint))[-1], _SETTINGS, settings)
+
+
+def _add_to_blueprint(
+    state: BlueprintSetupState, rule: str, endpoint: str | None, view: View, options: dict[str, Any]
+) -> None:
+    """`blueprint.add_url_rule`, when the blueprint is registered: prefix, name and defaults are added by Flask."""
+    with _websocket_rules_only(cast(Flask, state.app)):
+        state.add_url_rule(rule, endpoint or _WebSocketView(view).__name__, view, **options)
 
 
 @contextmanager
-def _every_rule_a_websocket_rule(app: Flask) -> Iterator[None]:
-    """While a blueprint is replayed on `app`, the rules that it adds are websocket rules."""
-    add_url_rule = app.add_url_rule
+def _websocket_rules_only(app: Flask) -> Iterator[None]:
+    """While a blueprint is replayed on `app`, the rules that it adds are websocket rules, but for static files."""
 
     def add(rule: str, endpoint: str | None = None, view_func: View | None = None, **options: Any) -> None:
-        if isinstance(view_func, _WebSocketView) or endpoint == "static" or (endpoint or "").endswith(".static"):
-            add_url_rule(rule, endpoint, view_func, **options)
-            return
-        options.pop("provide_automatic_options", None)
-        add_url_rule(rule, endpoint, **_rule_options(view_func, options))
+        if endpoint == "static" or (endpoint or "").endswith(".static"):
+            type(app).add_url_rule(app, rule, endpoint, view_func, **options)
+        else:
+            options.pop("provide_automatic_options", None)
+            _add_websocket_rule(app, rule, endpoint, view_func, **options)
 
     # In front of the class's method, for the time of this registration, which is part of the application's set-up.
+    before = vars(app).get("add_url_rule")
     vars(app)["add_url_rule"] = add
     try:
         yield
     finally:
-        del vars(app)["add_url_rule"]
+        if before is None:
+            del vars(app)["add_url_rule"]
+        else:
+            vars(app)["add_url_rule"] = before
 
 
 # A context for each message.
@@ -269,11 +318,12 @@ class _Messages(Iterator["str | bytes"]):
         self._ws = ws
         self._app = app
         self._context: AppContext | None = None
+        _leave_message_context(ws, None)
         ws.environ[_MESSAGES] = self
         app.do_teardown_appcontext(None)
 
     def __next__(self) -> str | bytes:
-        self.leave()
+        self.leave(None)
         try:
             message = self._ws.receive()
         except ConnectionClosed:
@@ -284,16 +334,16 @@ class _Messages(Iterator["str | bytes"]):
         self._context.push()
         return message
 
-    def leave(self) -> None:
+    def leave(self, error: BaseException | None) -> None:
         context, self._context = self._context, None
         if context is not None:
-            context.pop(None)
+            context.pop(error)
 
 
 _MESSAGES = "geventws.messages"
 
 
-def _leave_message_context(ws: WebSocket) -> None:
+def _leave_message_context(ws: WebSocket, error: BaseException | None) -> None:
     messages = ws.environ.pop(_MESSAGES, None)
     if messages is not None:
-        messages.leave()
+        messages.leave(error)

@@ -219,9 +219,7 @@ class WebSocketHandler(WSGIHandler):
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Callable[[bytes], Any]:
         """WSGI's: before the handshake is accepted it refuses it; afterwards there is nobody to respond to."""
         if self._upgraded:
-            if exc_info is not None and exc_info[1] is not None:
-                raise exc_info[1].with_traceback(exc_info[2])
-            return self.write
+            return self._start_late_response(status, exc_info)
         if self.websocket is None and not wants_websocket((self.environ or {}).get("HTTP_UPGRADE")):
             write: Callable[[bytes], Any] = super().start_response(status, headers, exc_info)
             return write
@@ -229,6 +227,14 @@ class WebSocketHandler(WSGIHandler):
         write = super().start_response(status, [*fields, ("Connection", "close")], exc_info)
         self.close_connection = True
         return write
+
+    def _start_late_response(self, status: str, exc_info: ExcInfo | None) -> Callable[[bytes], Any]:
+        if exc_info is not None and exc_info[1] is not None:
+            raise exc_info[1].with_traceback(exc_info[2])
+        if status.startswith("5") and self.websocket is not None:
+            # So frameworks tell of an exception that they have logged themselves.
+            self.websocket.start_closing(CloseCode.INTERNAL_ERROR)
+        return self.write
 
     def write(self, data: bytes) -> None:
         if self._upgraded:
@@ -284,7 +290,7 @@ class WebSocketHandler(WSGIHandler):
         except GreenletExit:
             websocket.start_closing(CloseCode.GOING_AWAY)
             raise
-        except Exception:
+        except (Exception, Timeout):
             if not self._upgraded:
                 raise
             self._failed(websocket)

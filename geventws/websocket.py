@@ -193,10 +193,12 @@ class WebSocket:
             return
         self._check_refusal()
         options, request = self._options, self._request
-        if not origin_allowed(request.origin, request.host, options.origins):
+        # From the environ: a middleware that knows its proxies may have put in the host that the browser asked for.
+        host = self.environ.get("HTTP_HOST", request.host)
+        if not origin_allowed(request.origin, host, options.origins):
             raise HandshakeError(
                 "403 Forbidden",
-                f"A page of {request.origin} may not open a WebSocket on {request.host}. "
+                f"A page of {request.origin} may not open a WebSocket on {host}. "
                 "If it should, name its host in the server's option `origins`.",
             )
         if subprotocol is None:

@@ -518,6 +518,29 @@ def test_a_handler_that_raises_is_logged_once_and_closes_with_1011(serve: Any, c
     assert "close=1011" in served.access_log()[0]
 
 
+def test_an_application_that_answers_500_after_the_accept_closes_with_1011(serve: Any, caplog: Any) -> None:
+    """A framework that has caught, and logged, what its view raised."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["wsgi.websocket"].accept()
+        start_response("500 Internal Server Error", [])
+        return [b"oops"]
+
+    with serve(app).client("/") as client:
+        assert client.read_close() == 1011
+
+
+def test_a_gevent_timeout_that_ends_the_handler_is_logged_and_closes_with_1011(serve: Any, caplog: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        with gevent.Timeout(0.01):
+            environ["wsgi.websocket"].receive()
+        return []
+
+    with serve(app).client("/") as client:
+        assert client.read_close() == 1011
+    assert "0.01" in caplog.text
+
+
 def test_a_handler_that_fails_to_send_to_a_peer_that_left_logs_nothing(serve: Any, caplog: Any) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         ws = environ["wsgi.websocket"]
