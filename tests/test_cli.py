@@ -203,13 +203,14 @@ def test_a_key_without_a_certificate_is_told(run: Run) -> None:
 def test_it_prints_its_address_and_serves(run: Run) -> None:
     command = run("serve", "program:app", "--port", "0")
     with command.client("/") as client:
-        assert command.line == f"Serving program:app on http://127.0.0.1:{client.socket.getpeername()[1]}\n"
+        address = client.socket.getpeername()
+        assert command.line == f"Serving program:app on http://127.0.0.1:{address[1]}\n"
         client.send(frame(TEXT, "hello"))
         assert client.read_text() == "hello"
         assert client.close_handshake() == 1000
-    with RawClient(client_address := ("127.0.0.1", int(command.line.rpartition(":")[2]))) as plain:
-        plain.send(opening_request("/", drop=("Upgrade", "Connection")))
-        assert plain.read_response().body == b"page", client_address
+    with RawClient(address) as client:
+        client.send(opening_request("/", drop=("Upgrade", "Connection")))
+        assert client.read_response().body == b"page"
 
 
 def test_dots_lead_into_objects(run: Run) -> None:
@@ -314,14 +315,31 @@ def test_a_signal_closes_open_websockets_with_1001_and_ends_in_peace(run: Run, n
     assert "Traceback" not in err
 
 
+# Sends its own process a signal at the very moment at which the address has been printed.
+EAGER = """
+import os, sys
+from program import app
+
+class Stdout:
+    def write(self, text):
+        return sys.__stdout__.write(text)
+
+    def flush(self):
+        sys.__stdout__.flush()
+        sys.stdout = sys.__stdout__
+        os.kill(os.getpid(), {number})
+
+sys.stdout = Stdout()
+"""
+
+
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=stop_name)
-def test_a_signal_as_soon_as_the_address_is_printed_ends_in_peace(run: Run, number: int) -> None:
-    command = run("serve", "program:app", "--port", "0")
-    command.listening()
-    command.process.send_signal(number)
-    status, _, err = command.end()
+def test_a_signal_as_soon_as_the_address_is_printed_ends_in_peace(run: Run, tmp_path: Path, number: int) -> None:
+    (tmp_path / "eager.py").write_text(EAGER.format(number=int(number)))
+    status, out, err = run("serve", "eager:app", "--port", "0").end()
     assert status == 0, err
     assert err == ""
+    assert out.startswith("Serving eager:app on ")
 
 
 def test_a_client_that_does_not_answer_and_a_stuck_program_are_cut_off_after_the_drain_time(run: Run) -> None:

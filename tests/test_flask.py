@@ -1325,7 +1325,7 @@ def test_a_database_session_is_held_for_a_message_and_not_for_a_socket(
     app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path / 'orders.db'}"
     db = flask_sqlalchemy.SQLAlchemy(app)
 
-    class Order(db.Model):  # type: ignore[misc, name-defined]
+    class Order(db.Model):
         id = db.Column(db.Integer, primary_key=True)
         text = db.Column(db.String)
 
@@ -1716,7 +1716,7 @@ def test_an_application_may_be_mounted_below_a_path(app: Flask, sockets: Sockets
 
 
 def behind_proxy(app: Flask) -> Flask:
-    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)  # type: ignore[method-assign]
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)
     return app
 
 

@@ -430,7 +430,7 @@ def test_a_protocol_without_a_connection_has_no_handler_and_no_server() -> None:
 
 def test_a_protocol_hands_every_event_to_its_application() -> None:
     application, events = recorder()
-    protocol = BaseProtocol(application(None))  # type: ignore[arg-type]  # no connection is needed for it
+    protocol = BaseProtocol(application(None))
     protocol.on_open()
     protocol.on_message("hello")
     protocol.on_close("enough")
