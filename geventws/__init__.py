@@ -31,6 +31,7 @@ from .exceptions import (
 from .handler import WebSocketHandler
 from .options import DeflateOptions, WebSocketOptions
 from .protocol import State
+from .resource import Resource, WebSocketApplication
 from .server import WebSocketServer
 from .websocket import WebSocket
 
@@ -44,8 +45,10 @@ __all__ = [
     "MessageTooBig",
     "Opcode",
     "ProtocolError",
+    "Resource",
     "State",
     "WebSocket",
+    "WebSocketApplication",
     "WebSocketError",
     "WebSocketHandler",
     "WebSocketOptions",

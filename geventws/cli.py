@@ -63,23 +63,26 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         server = WebSocketServer((options.host, options.port), application, drain_timeout=options.drain, **tls)
     except OSError as error:
-        raise UsageError(f"cannot use the certificate {options.certfile}: {error.strerror or error}") from error
+        files = " with the key ".join(filter(None, (options.certfile, options.keyfile)))
+        raise UsageError(f"cannot use the certificate {files}: {error.strerror or error}") from error
     try:
         server.start()
-    except OSError as error:
-        raise UsageError(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}") from error
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot listen on {options.host}:{options.port}: {why}") from error
     scheme = "https" if server.ssl_enabled else "http"
     host = f"[{options.host}]" if ":" in options.host else options.host
-    print(f"Serving {options.application} on {scheme}://{host}:{server.server_port}", flush=True)
-    _wait_for_the_end(server)
-    return 0
-
-
-def _wait_for_the_end(server: WebSocketServer) -> None:
-    """Ctrl-C and SIGTERM stop the server; a second one does not wait for the connections."""
+    # Before it is told that we serve: whoever reads it may stop us at once.
     stop = gevent.event.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         gevent.signal_handler(number, stop.set)
+    print(f"Serving {options.application} on {scheme}://{host}:{server.server_port}", flush=True)
+    _wait_for_the_end(server, stop)
+    return 0
+
+
+def _wait_for_the_end(server: WebSocketServer, stop: gevent.event.Event) -> None:
+    """Ctrl-C and SIGTERM stop the server; a second one does not wait for the connections."""
     stop.wait()
     for number in (signal.SIGINT, signal.SIGTERM):
         gevent.signal_handler(number, os._exit, 128 + number)

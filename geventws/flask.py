@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -27,6 +27,7 @@ View = Callable[..., Any]
 AnyView = TypeVar("AnyView", bound=View)
 
 _CONFIG_PREFIX = "GEVENTWS_"
+_OF_THE_SERVER = frozenset({"handshake_timeout", "max_connections", "max_connections_per_ip"})
 
 
 class Sockets:
@@ -50,7 +51,7 @@ class Sockets:
 
     Options are taken from the server, then from the configuration (`GEVENTWS_MAX_MESSAGE_SIZE`, `GEVENTWS_ORIGINS` and so
     on, the fields of `WebSocketOptions` in capitals), then from the route. Those that concern the server as a whole
-    (`handshake_timeout`, `max_connections`, `max_connections_per_ip`) are the server's to set.
+    (`handshake_timeout`, `max_connections`, `max_connections_per_ip`) can only be set there.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
@@ -125,10 +126,9 @@ class Sockets:
         self._register(register)
 
     def _register(self, register: Callable[[Flask], None]) -> None:
-        # Kept for applications to come, too.
-        self._registrations.append(register)
         for app in self._apps:
             register(app)
+        self._registrations.append(register)  # For applications to come.
 
     # Inside a view.
 
@@ -237,9 +237,11 @@ def _options(app: Flask, options: WebSocketOptions, changes: dict[str, Any]) -> 
     """`options` as `app`'s configuration, and then `changes`, would have them."""
     configured = {}
     for key, value in app.config.get_namespace(_CONFIG_PREFIX).items():
+        name = f"{_CONFIG_PREFIX}{key.upper()}"
         if key not in WebSocketOptions.names():
-            known = ", ".join(sorted(WebSocketOptions.names()))
-            raise ValueError(f"{_CONFIG_PREFIX}{key.upper()} is not an option of WebSockets; there are: {known}")
+            known = ", ".join(sorted(WebSocketOptions.names() - _OF_THE_SERVER))
+            raise ValueError(f"{name} is not an option of WebSockets; there are: {known}")
+        _refuse_server_options(name, {key})
         configured[key] = value
     return options.replace(**configured).replace(**changes)
 
@@ -258,8 +260,17 @@ class _Settings:
     def of(cls, options: dict[str, Any]) -> _Settings:
         """What of the `options` of a route is ours. Raises ValueError for a value that is out of range."""
         changes = {name: value for name, value in options.items() if name in WebSocketOptions.names()}
+        _refuse_server_options("The option of the route", changes.keys())
         WebSocketOptions(**changes)
         return cls(options.get("accept", True), changes)
+
+
+def _refuse_server_options(what: str, names: Collection[str]) -> None:
+    for name in _OF_THE_SERVER.intersection(names):
+        raise ValueError(
+            f"{what} comes too late: {name} is obeyed before the application is asked. Set it on the server, as in "
+            f"WebSocketServer(..., {name}=...) or WebSocketHandler.configured({name}=...)."
+        )
 
 
 # Adding rules.
@@ -274,7 +285,10 @@ def _add_websocket_rule(app: Flask, rule: str, endpoint: str | None, view: View 
     endpoint = endpoint or (view_func.__name__ if view_func is not None else None)
     options = {"provide_automatic_options": False, **options, "websocket": True}
     type(app).add_url_rule(app, rule, endpoint, view_func, **options)
-    setattr(list(app.url_map.iter_rules(endpoint))[-1], _SETTINGS, settings)
+    added = next(
+        known for known in app.url_map.iter_rules(endpoint) if known.websocket and not hasattr(known, _SETTINGS)
+    )
+    setattr(added, _SETTINGS, settings)
 
 
 def _add_to_blueprint(
@@ -290,7 +304,7 @@ def _websocket_rules_only(app: Flask) -> Iterator[None]:
     """While a blueprint is replayed on `app`, the rules that it adds are websocket rules, but for static files."""
 
     def add(rule: str, endpoint: str | None = None, view_func: View | None = None, **options: Any) -> None:
-        if endpoint == "static" or (endpoint or "").endswith(".static"):
+        if getattr(view_func, "__func__", None) is Blueprint.send_static_file:
             type(app).add_url_rule(app, rule, endpoint, view_func, **options)
         else:
             options.pop("provide_automatic_options", None)

@@ -64,8 +64,8 @@ class WebSocketHandler(WSGIHandler):
     options = WebSocketOptions()
     """The options of this class's connections."""
 
-    websocket_class = WebSocket
-    """What is put into the environ: a subclass may override `handle_ping` and the like."""
+    websocket_class: type[WebSocket] | None = None
+    """What is put into the environ: a subclass of `WebSocket` may override `handle_ping` and the like. None: `WebSocket`."""
 
     prevent_wsgi_call = False
     """True: only the handshake is done, the application is not called, and the caller drives `websocket`."""
@@ -176,10 +176,11 @@ class WebSocketHandler(WSGIHandler):
             return
         websocket = self._make_websocket(request)
         connections.add(websocket, address)
-        self._clients[self._client_key] = Client(self.client_address, websocket)
+        websocket.after_close = connections.remove
         if self.prevent_wsgi_call:
             websocket.accept()
             return
+        self._clients[self._client_key] = Client(self.client_address, websocket)
         try:
             self._call_application(websocket)
         finally:
@@ -197,7 +198,8 @@ class WebSocketHandler(WSGIHandler):
             subprotocol = app_protocol(self.environ["PATH_INFO"])
             if subprotocol:
                 options = options.replace(subprotocols=(subprotocol,))
-        websocket = self.websocket_class(self.environ, request, self._switch_protocols, options, self)
+        # Looked up when it is needed: old programs put a class of their own in the place of the module's.
+        websocket = (self.websocket_class or WebSocket)(self.environ, request, self._switch_protocols, options, self)
         self.websocket = websocket
         self._upgraded = False
         self.environ["wsgi.websocket"] = websocket
@@ -294,6 +296,8 @@ class WebSocketHandler(WSGIHandler):
             if not self._upgraded:
                 raise
             self._failed(websocket)
+        finally:
+            self._forget_client(websocket)
         if self._upgraded:
             websocket.close()
 
@@ -322,11 +326,14 @@ class WebSocketHandler(WSGIHandler):
             return
         websocket.hang_up()
         OpenConnections.of(self.server).remove(websocket)
+        self._forget_client(websocket)
+        if self.environ is not None:
+            self.environ["wsgi.websocket"] = None
+
+    def _forget_client(self, websocket: WebSocket) -> None:
         client = self._clients.get(self._client_key)
         if client is not None and client.ws is websocket:
             del self._clients[self._client_key]
-        if self.environ is not None:
-            self.environ["wsgi.websocket"] = None
 
     # What programs written for gevent-websocket look at.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 from .exceptions import ConnectionClosed
 from .protocols.base import BaseProtocol
@@ -26,8 +26,8 @@ class WebSocketApplication:
 
     def handle(self) -> None:
         """Serve the connection until it is closed. `on_close` is called whatever ends it."""
-        self.protocol.on_open()
         try:
+            self.protocol.on_open()
             for message in self.ws:
                 self.protocol.on_message(message)
         except ConnectionClosed:
@@ -64,6 +64,12 @@ class Resource:
     Raises:
         TypeError: `apps` is neither.
     """
+
+    @overload
+    def __init__(self, apps: Mapping[str, App]) -> None: ...
+
+    @overload
+    def __init__(self, apps: Iterable[tuple[str, App]] | None = None) -> None: ...
 
     def __init__(self, apps: Mapping[str, App] | Iterable[tuple[str, App]] | None = None) -> None:
         pairs = apps.items() if isinstance(apps, Mapping) else apps or ()

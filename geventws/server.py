@@ -76,7 +76,9 @@ class WebSocketServer(WSGIServer):
         Upgrade requests on connections that are still there are answered 503. After `timeout` seconds (by default
         `drain_timeout`) what has not ended is cut off. Nothing is open afterwards.
         """
-        self.stop_accepting()
+        self.websockets.draining = True
+        # The listening socket goes first: who comes now is refused at once, or finds the next server.
+        self.close()
         self.websockets.drain(self.drain_timeout if timeout is None else timeout, CloseCode.GOING_AWAY, "server stops")
         super().stop(timeout)
 

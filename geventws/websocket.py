@@ -49,6 +49,16 @@ Upgrade = Callable[[bytes, Listener], "tuple[Transport, bytes]"]
 """Sends the given 101 response and hands over the connection, with the bytes that were already read behind the request."""
 
 
+class _NoApp:
+    """Stands where there is no application to be told of the close."""
+
+    def on_close(self, *args: Any) -> None:
+        """Nobody is there."""
+
+
+_NO_APP = _NoApp()
+
+
 class Header(NamedTuple):
     """What `handle_ping`, `handle_pong` and `handle_close` are told of the frame, as in gevent-websocket."""
 
@@ -107,6 +117,7 @@ class WebSocket:
         "_transport",
         "_unsent_pongs",
         "_upgrade",
+        "after_close",
         "before_accept",
         "environ",
         "handler",
@@ -132,6 +143,8 @@ class WebSocket:
         self._options = options
         self.before_accept: Callable[[], Iterable[tuple[str, str]]] | None = None
         """For frameworks: called when the handshake is about to be accepted, gives more header fields for the 101."""
+        self.after_close: Callable[[WebSocket], None] | None = None
+        """For servers: called in the hub, once, when TCP is closed."""
         self._hub = gevent.get_hub()
         self._thread = get_ident()
         self._transport: Transport | None = None
@@ -552,7 +565,12 @@ class WebSocket:
 
     # Closing.
 
-    def close(self, code: int | None = CloseCode.NORMAL_CLOSURE, reason: str | bytes | None = "") -> None:
+    def close(
+        self,
+        code: int | None = CloseCode.NORMAL_CLOSURE,
+        reason: str | bytes | None = "",
+        message: str | bytes | None = None,
+    ) -> None:
         """Close the connection with the closing handshake of RFC 6455 section 7, and wait until TCP is closed too.
 
         Waits at most `options.close_timeout` for a peer that does not answer. Idempotent: on a connection that is closing it
@@ -561,16 +579,17 @@ class WebSocket:
         Args:
             code: why: 1000, or 3000-4999 for reasons of the application's own. None sends none.
             reason: a text for it, at most 123 bytes in UTF-8.
+            message: what gevent-websocket calls `reason`.
 
         Raises:
             ValueError: a code that must not be sent, or a reason that is too long. The connection goes on.
         """
         if get_ident() != self._thread:
-            self._elsewhere(self.close, code, reason)
+            self._elsewhere(self.close, code, reason, message)
             return
         if self._refusal is not None or self._ended:
             return
-        self._start_closing(self._connection or self._open(), code, reason)
+        self._start_closing(self._connection or self._open(), code, message or reason)
         if self._closed_event is None:
             self._closed_event = Event()
         self._closed_event.wait()
@@ -626,6 +645,8 @@ class WebSocket:
         if self._closed_event is not None:
             self._closed_event.set()
         logger.info("%r is closed: %s %s", self, self.close_code, self.close_reason)
+        if self.after_close is not None:
+            self.after_close(self)
 
     # Time.
 
@@ -762,8 +783,8 @@ class WebSocket:
 
     @property
     def current_app(self) -> Any:
-        """The application that `Resource` chose for this connection, as in gevent-websocket; None without one."""
-        return self.environ.get("geventws.current_app")
+        """The application that `Resource` chose for this connection, as in gevent-websocket."""
+        return self.environ.get("geventws.current_app", _NO_APP)
 
     @property
     def counts(self) -> tuple[int, int, int, int]:

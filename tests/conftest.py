@@ -34,8 +34,12 @@ class Served:
     def client(self, path: str | None = None, **fields: str) -> RawClient:
         """A new client; with a path its opening handshake is done."""
         client = RawClient(self.address)
-        if path is not None:
-            client.open(path, **fields)
+        try:
+            if path is not None:
+                client.open(path, **fields)
+        except BaseException:
+            client.socket.close()
+            raise
         return client
 
     def access_log(self, lines: int = 1) -> list[str]:

@@ -229,6 +229,25 @@ def test_stacked_routes_may_have_options_of_their_own(app: Flask, sockets: Socke
         assert client.read_close() == 1009
 
 
+@pytest.mark.parametrize("first", ["/rooms", "/rooms/<int:room>"])
+def test_options_go_with_their_own_route_whatever_values_it_has(
+    app: Flask, sockets: Sockets, serve: Any, first: str
+) -> None:
+    def view(ws: Any, room: int = 0) -> None:
+        if ws.state is State.CONNECTING:
+            abort(403)
+        echo(ws)
+
+    rules: dict[str, dict[str, Any]] = {"/rooms": {"accept": False}, "/rooms/<int:room>": {"max_message_size": 4}}
+    for rule in sorted(rules, key=lambda rule: rule != first):
+        sockets.route(rule, **rules[rule])(view)
+    served = serve(app)
+    assert answer(served, "/rooms").status == 403
+    with served.client("/rooms/1") as client:
+        client.send(frame(TEXT, "12345"))
+        assert client.read_close() == 1009
+
+
 def test_an_endpoint_may_be_named_at_the_route(app: Flask, sockets: Sockets) -> None:
     sockets.route("/echo", endpoint="mirror")(echo)
     with app.test_request_context():
@@ -1050,7 +1069,7 @@ def test_the_teardown_functions_run_once_at_the_end(app: Flask, sockets: Sockets
     app.teardown_request(lambda error: events.append(f"request {type(error).__name__}"))
     app.teardown_appcontext(lambda error: events.append(f"app {type(error).__name__}"))
 
-    @sockets.route("/work")
+    @sockets.route("/task")
     def work(ws: Any) -> None:
         for message in ws:
             events.append(message)
@@ -1060,7 +1079,7 @@ def test_the_teardown_functions_run_once_at_the_end(app: Flask, sockets: Sockets
             raise ValueError
 
     served = serve(app)
-    with served.client("/work") as client:
+    with served.client("/task") as client:
         for text in ("one", "two"):
             client.send(frame(TEXT, text))
             assert client.read_text() == text
@@ -1104,13 +1123,13 @@ def test_an_exception_in_the_middle_of_a_message_cleans_up_and_closes_1011(
 ) -> None:
     error = ValueError("in the middle")
 
-    @sockets.route("/work")
+    @sockets.route("/task")
     def work(ws: Any) -> None:
         for _ in sockets.messages(ws):
             raise error
 
     served = serve(app)
-    with served.client("/work") as client:
+    with served.client("/task") as client:
         client.send(frame(TEXT, "one"))
         assert closed_by_server(client) == 1011
     served.access_log()
@@ -1123,13 +1142,13 @@ def test_the_teardown_of_a_message_that_failed_is_told_why(
 ) -> None:
     error = ValueError("in the middle")
 
-    @sockets.route("/work")
+    @sockets.route("/task")
     def work(ws: Any) -> None:
         for _ in sockets.messages(ws):
             raise error
 
     served = serve(app)
-    with served.client("/work") as client:
+    with served.client("/task") as client:
         client.send(frame(TEXT, "one"))
         assert closed_by_server(client) == 1011
     served.access_log()
@@ -1139,13 +1158,13 @@ def test_the_teardown_of_a_message_that_failed_is_told_why(
 def test_an_abort_in_the_middle_of_a_message_cleans_up_and_closes_1011(
     app: Flask, sockets: Sockets, serve: Any, teardowns: list[BaseException | None]
 ) -> None:
-    @sockets.route("/work")
+    @sockets.route("/task")
     def work(ws: Any) -> None:
         for _ in sockets.messages(ws):
             abort(404)
 
     served = serve(app)
-    with served.client("/work") as client:
+    with served.client("/task") as client:
         client.send(frame(TEXT, "one"))
         assert closed_by_server(client) == 1011
     served.access_log()
@@ -1178,13 +1197,13 @@ def test_a_peer_that_leaves_in_the_middle_of_a_message_cleans_up_and_logs_nothin
 def test_the_teardown_runs_before_the_next_message_is_waited_for(
     app: Flask, sockets: Sockets, serve: Any, teardowns: list[BaseException | None]
 ) -> None:
-    @sockets.route("/work")
+    @sockets.route("/task")
     def work(ws: Any) -> None:
         for message in sockets.messages(ws):
             ws.send(f"{message} {len(teardowns)}")
 
     served = serve(app)
-    with served.client("/work") as client:
+    with served.client("/task") as client:
         wait_until(lambda: teardowns == [None])
         for count, text in enumerate(("one", "two"), 1):
             client.send(frame(TEXT, text))
@@ -1210,12 +1229,12 @@ def test_what_the_view_has_used_before_its_messages_is_torn_down_first(
         g.db = "session"
         open_sessions.append(g.db)
 
-    @sockets.route("/work")
+    @sockets.route("/task")
     def work(ws: Any) -> None:
         for message in sockets.messages(ws):
             ws.send(message)
 
-    with serve(app).client("/work"):
+    with serve(app).client("/task"):
         wait_until(lambda: not open_sessions)
 
 
@@ -1227,7 +1246,7 @@ def test_each_message_has_a_g_of_its_own_and_the_request_of_the_handshake(
         g.old = "of the handshake"
         session["user"] = "ada"
 
-    @sockets.route("/work/<int:room>")
+    @sockets.route("/task/<int:room>")
     def work(ws: Any, room: int) -> None:
         for message in sockets.messages(ws):
             before = sorted(g)
@@ -1238,11 +1257,11 @@ def test_each_message_has_a_g_of_its_own_and_the_request_of_the_handshake(
     def page() -> str:
         return "page"
 
-    with serve(app).client("/work/3") as client:
+    with serve(app).client("/task/3") as client:
         for text in ("one", "two"):
             client.send(frame(TEXT, text))
             said = client.read_text()
-            assert said.startswith("[] /work/3 ada program ")
+            assert said.startswith("[] /task/3 ada program ")
             assert said.endswith("/page")
 
 
@@ -1306,12 +1325,12 @@ def test_a_second_loop_leaves_the_context_of_the_first(
 
 
 def test_messages_accept_a_connection_that_was_left_to_the_view(app: Flask, sockets: Sockets, serve: Any) -> None:
-    @sockets.route("/work", accept=False)
+    @sockets.route("/task", accept=False)
     def work(ws: Any) -> None:
         for message in sockets.messages(ws):
             ws.send(message)
 
-    with serve(app).client("/work") as client:
+    with serve(app).client("/task") as client:
         client.send(frame(TEXT, "hello"))
         assert client.read_text() == "hello"
 
@@ -1508,6 +1527,30 @@ def test_a_blueprint_may_hold_websocket_routes_with_options(
         client.send(frame(TEXT, "12345"))
         assert client.read_close() == 1009
     assert "chat.little" in app.view_functions
+
+
+def test_routes_of_a_blueprint_keep_their_options_under_each_of_its_names(
+    app: Flask, sockets: Sockets, serve: Any
+) -> None:
+    chat = Blueprint("chat", __name__)
+
+    @sockets.route("/rooms/<int:room>", blueprint=chat, max_message_size=4, defaults={"tone": "low"})
+    @sockets.route("/rooms", blueprint=chat, accept=False)
+    def view(ws: Any, room: int = 0, tone: str = "") -> None:
+        if ws.state is State.CONNECTING:
+            abort(403)
+        ws.send(f"{request.endpoint} {tone}")
+        echo(ws)
+
+    for name in ("one", "two"):
+        app.register_blueprint(chat, name=name, url_prefix=f"/{name}")
+    served = serve(app)
+    for name in ("one", "two"):
+        assert answer(served, f"/{name}/rooms").status == 403
+        with served.client(f"/{name}/rooms/1") as client:
+            assert client.read_text() == f"{name}.view low"
+            client.send(frame(TEXT, "12345"))
+            assert client.read_close() == 1009
 
 
 def test_a_blueprint_may_mix_http_and_websocket_rules(app: Flask, sockets: Sockets, serve: Any) -> None:

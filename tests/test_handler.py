@@ -44,7 +44,7 @@ def never_called(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         ({"Sec_WebSocket_Key": "c2hvcnQ="}, 400, "16 bytes"),
         ({"Sec_WebSocket_Key": "*" * 24}, 400, "16 bytes"),
         ({"Connection": "keep-alive"}, 400, "Connection"),
-        ({"Sec_WebSocket_Protocol": "a,,b"}, 400, "Sec-WebSocket-Protocol"),
+        ({"Sec_WebSocket_Protocol": "a, b b"}, 400, "Sec-WebSocket-Protocol"),
         ({"Sec_WebSocket_Extensions": "permessage-deflate; ="}, 400, "Sec-WebSocket-Extensions"),
         ({"Sec_WebSocket_Version": "8"}, 426, "version 13"),
         ({"Content_Length": "5"}, 400, "no body"),

@@ -183,6 +183,24 @@ def test_a_handshake_that_is_answered_while_the_server_stops_is_refused(start: A
     stopping.get(timeout=5)
 
 
+def test_the_listening_socket_is_closed_before_anybody_is_waited_for(start: Any) -> None:
+    """So that whoever comes while a peer takes its time finds the next server, or is refused at once."""
+    server = start()
+    address = ("127.0.0.1", server.server_port)
+    with connect(server) as unhurried:
+        stopping = gevent.spawn(server.stop)
+        assert unhurried.read_close() == 1001
+        with pytest.raises(OSError, match="refused"):
+            RawClient(address)
+        following = WebSocketServer(address, echo, log=io.StringIO())
+        following.start()
+        with connect(following) as client:
+            client.send(frame(TEXT, "already here"))
+            assert client.read_text() == "already here"
+        following.stop(timeout=0)
+    stopping.get(timeout=5)
+
+
 def test_a_stopped_server_leaves_no_watchers_and_no_greenlets(start: Any) -> None:
     def running() -> int:
         gc.collect()

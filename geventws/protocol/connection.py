@@ -126,7 +126,9 @@ class Connection:
     # What comes in.
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes that came from the peer. `next_event` then gives what they hold."""
+        """Take bytes that came from the peer. `next_event` then gives what they hold. Nothing once the connection is `over`."""
+        if self.state is not _OPEN and self.over:
+            return
         if self._data:
             self._data = self._data[self._offset :] + data
         else:
@@ -167,7 +169,7 @@ class Connection:
                 message = self._take_payload()
                 if message is None and self._left >= 0:
                     return None
-                if message is None or self.state is not _OPEN:
+                if message is None:
                     continue
                 self.messages_received += 1
                 return message
@@ -198,7 +200,7 @@ class Connection:
                     continue
                 return event
             if self.state is not _OPEN:
-                continue  # We sent a Close frame: what the peer still sends before it answers is read and dropped.
+                continue  # We sent a Close frame: what the peer still sends before it answers is dropped unseen.
             message = decode_text(payload) if opcode == _TEXT else payload
             self.messages_received += 1
             return message
@@ -247,9 +249,12 @@ class Connection:
         else:
             self._offset += size
         self._left -= size
-        if self._inflating:
-            assert self._deflate is not None
-            self._deflate.inflate(piece, message)
+        dropped = self.state is not _OPEN
+        deflate = self._deflate if self._inflating else None
+        if dropped:
+            pass
+        elif deflate is not None:
+            deflate.inflate(piece, message)
         else:
             message.add(piece)
         if self._left:
@@ -258,9 +263,10 @@ class Connection:
         if not self._final:
             return None
         self._assembly = None
-        if self._inflating:
-            assert self._deflate is not None
-            self._deflate.finish(message)
+        if dropped:
+            return None
+        if deflate is not None:
+            deflate.finish(message)
         return message.finish()
 
     def _control_event(self, opcode: int, payload: bytes) -> PingReceived | PongReceived | CloseReceived | None:

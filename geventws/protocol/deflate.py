@@ -18,6 +18,7 @@ _TAIL = b"\x00\x00\xff\xff"
 # zlib cannot write a raw stream for a window of 256 bytes (8 bits); it reads one well.
 _SMALLEST_WINDOW = 9
 _LARGEST_WINDOW = 15
+_AFTER_FINAL = 256
 
 Parameters = list[tuple[str, "str | None"]]
 
@@ -204,7 +205,11 @@ class Deflate:
         Raises:
             MessageTooBig, InvalidPayload: as `Assembly.add` does, and InvalidPayload where `piece` is not deflate's.
         """
-        while piece:
+        pieces = [piece]
+        while pieces:
+            piece = pieces.pop()
+            if not piece:
+                continue
             inflater = self._inflater
             if inflater is None:
                 # zlib reads a window of 8 bits only as one of 9.
@@ -214,10 +219,12 @@ class Deflate:
             except zlib.error as error:
                 raise InvalidPayload(f"a compressed message does not inflate: {error}") from error
             message.add(inflated)
-            piece = inflater.unconsumed_tail
+            pieces.append(inflater.unconsumed_tail)
             if inflater.eof:
-                # 7.2.3.4: a block with BFINAL set ends zlib's stream, not the message.
-                piece = inflater.unused_data
+                # 7.2.3.4: a block with BFINAL set ends zlib's stream, not the message. There may be many, and zlib copies
+                # what is left each time: so it is left less.
+                rest = inflater.unused_data
+                pieces += [rest[at : at + _AFTER_FINAL] for at in reversed(range(0, len(rest), _AFTER_FINAL))]
                 self._inflater = None
 
     def finish(self, message: Assembly) -> None:

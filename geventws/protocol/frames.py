@@ -68,6 +68,7 @@ def parse_header(data: bytes, offset: int, masked: bool) -> tuple[int, int, int,
             raise ProtocolError("the payload of a control frame is longer than 125 bytes")
         width = 2 if size == 126 else 8
         if available < 2 + width:
+            _check_length_so_far(data[start : start + width], width)
             return None
         # 5.2: "the minimal number of bytes MUST be used to encode the length"
         if width == 2:
@@ -86,6 +87,14 @@ def parse_header(data: bytes, offset: int, masked: bool) -> tuple[int, int, int,
     if available < start - offset + 4:
         return None
     return first, size, start + 4, data[start : start + 4]
+
+
+def _check_length_so_far(octets: bytes, width: int) -> None:
+    """What is already wrong about the first octets of a 64-bit length is said without waiting for the rest."""
+    if width == 8 and octets and octets[0] & 0x80:
+        raise ProtocolError("the most significant bit of a 64-bit payload length is set")
+    if width == 8 and len(octets) >= 6 and not any(octets[:6]):
+        raise ProtocolError("a payload length is not in its shortest form")
 
 
 def build_frame(first: int, payload: bytes, key: bytes | None = None) -> bytes:

@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
 from ..exceptions import HandshakeError
@@ -34,6 +35,7 @@ VERSION = "13"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
 _QUOTED = re.compile(r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t\x20-\x7e])*)"')
 # Fields that the handshake itself writes, or that RFC 9110 forbids on a 101.
 _RESERVED_FIELDS = frozenset({"upgrade", "connection", "content-length", "transfer-encoding"})
@@ -87,6 +89,8 @@ def read_request(method: str, http_version: str, header: Header) -> OpeningReque
     host = header("host")
     if not host:
         raise _bad_request("The Host header field is missing.")
+    if not wants_websocket(header("upgrade")):
+        raise _bad_request("The Upgrade header field does not name websocket.")
     if "upgrade" not in _tokens(header("connection") or ""):
         raise _bad_request(
             "The Connection header field does not name Upgrade. If there is a proxy in between, it has to pass it on."
@@ -126,8 +130,9 @@ def _is_key(key: str) -> bool:
 def _read_subprotocols(value: str | None) -> list[str]:
     if value is None:
         return []
-    names = [name.strip() for name in value.split(",")]
-    if not all(_TOKEN.fullmatch(name) for name in names):
+    # RFC 9110 section 5.6.1.2: empty elements of a list do not count.
+    names = [name.strip() for name in value.split(",") if name.strip(" \t")]
+    if not names or not all(_TOKEN.fullmatch(name) for name in names):
         raise _bad_request("Sec-WebSocket-Protocol is not a list of tokens.")
     # 4.1: "the elements that comprise this value MUST ... all be unique strings"
     if len(set(names)) != len(names):
@@ -142,6 +147,10 @@ def _read_extensions(value: str | None) -> list[tuple[str, Parameters]]:
     extensions: list[tuple[str, Parameters]] = []
     scan = _Scanner(value)
     while True:
+        while scan.take(","):
+            pass  # RFC 9110 section 5.6.1.2: empty elements of a list do not count.
+        if extensions and scan.at_end():
+            break
         name = scan.token()
         parameters: Parameters = []
         while scan.take(";"):
@@ -150,7 +159,8 @@ def _read_extensions(value: str | None) -> list[tuple[str, Parameters]]:
         extensions.append((name, parameters))
         if not scan.take(","):
             break
-    scan.end()
+    if not scan.at_end():
+        raise _bad_request("Sec-WebSocket-Extensions cannot be read.")
     return extensions
 
 
@@ -193,9 +203,8 @@ class _Scanner:
             raise _bad_request("Sec-WebSocket-Extensions has a quoted value that is not a token.")
         return value
 
-    def end(self) -> None:
-        if self._at != len(self._text):
-            raise _bad_request("Sec-WebSocket-Extensions cannot be read.")
+    def at_end(self) -> bool:
+        return self._at == len(self._text)
 
 
 def origin_allowed(origin: str | None, host: str, allowed: str | Iterable[str] | None) -> bool:
@@ -211,7 +220,7 @@ def origin_allowed(origin: str | None, host: str, allowed: str | Iterable[str] |
         return True
     theirs = _origin_host(origin)
     if allowed is None:
-        scheme = urlsplit(origin).scheme.lower()
+        scheme = origin.partition("://")[0].lower()
         return theirs is not None and theirs == _without_default_port(host.strip().lower(), scheme)
     entries = [allowed] if isinstance(allowed, str) else allowed
     return any(_matches(origin.lower(), theirs, entry.lower()) for entry in entries)
@@ -222,6 +231,8 @@ def _origin_host(origin: str) -> str | None:
     try:
         parts = urlsplit(origin)
         _ = parts.port
+        if "[" in parts.netloc:
+            IPv6Address((parts.hostname or "").partition("%")[0])
     except ValueError:
         return None
     if not parts.hostname or parts.path or "@" in parts.netloc:
@@ -325,7 +336,17 @@ class ClientHandshake:
     headers: Sequence[tuple[str, str]] = field(default_factory=list)
 
     def request(self) -> bytes:
-        """The request that asks the server for a WebSocket. Raises ValueError for a header field that cannot be sent."""
+        """The request that asks the server for a WebSocket. Raises ValueError for what a request cannot hold."""
+        for what, value in (("host", self.host), ("resource", self.resource)):
+            if not _VISIBLE.fullmatch(value):
+                raise ValueError(
+                    f"the {what} has a blank, a line break or another character that does not belong: {value!r}"
+                )
+        for name in self.subprotocols:
+            if not _TOKEN.fullmatch(name):
+                raise ValueError(f"{name!r} is not a name for a subprotocol")
+        if any(name.lower() == "host" for name, _ in self.headers):
+            raise ValueError("Host is written by the handshake itself")
         lines = [
             f"GET {self.resource} HTTP/1.1",
             f"Host: {self.host}",
@@ -349,7 +370,8 @@ class ClientHandshake:
         """
         if status != 101:
             raise HandshakeError(str(status), f"the server refused the opening handshake with status {status}")
-        if not wants_websocket(header("upgrade")) or "upgrade" not in _tokens(header("connection") or ""):
+        upgrade = (header("upgrade") or "").strip().lower()
+        if upgrade != "websocket" or "upgrade" not in _tokens(header("connection") or ""):
             raise _bad_response("the server's answer does not upgrade the connection to websocket")
         if (header("sec-websocket-accept") or "").strip() != accept_value(self.key):
             raise _bad_response("the server's Sec-WebSocket-Accept does not answer our key")

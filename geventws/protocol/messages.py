@@ -17,7 +17,7 @@ def too_big(limit: int) -> MessageTooBig:
     return MessageTooBig(f"the message is longer than {limit} bytes")
 
 
-def decode_text(payload: bytes) -> str:
+def decode_text(payload: bytes | bytearray) -> str:
     """The text of a whole message. Raises `InvalidPayload` where it is not UTF-8."""
     try:
         return str(payload, "utf-8")
@@ -32,19 +32,18 @@ def _not_utf8(error: UnicodeDecodeError) -> InvalidPayload:
 class Assembly:
     """One message on its way in. Its pieces, of any size, are added in order; `finish` gives the whole."""
 
-    __slots__ = ("_binary", "_decoder", "_limit", "_text", "size")
+    __slots__ = ("_data", "_decoder", "_limit")
 
     def __init__(self, opcode: int, limit: int) -> None:
         self._limit = limit
-        self.size = 0
-        self._binary: list[bytes] = []
-        self._text: list[str] = []
+        # One run of bytes, as a list of small pieces would take many times what it holds.
+        self._data = bytearray()
         self._decoder = _Utf8Decoder() if opcode == Opcode.TEXT else None
 
     @property
     def room(self) -> int:
         """How many bytes may still be added."""
-        return self._limit - self.size
+        return self._limit - len(self._data)
 
     def add(self, piece: bytes) -> None:
         """Take the next piece.
@@ -53,25 +52,22 @@ class Assembly:
             MessageTooBig: the message is over its limit.
             InvalidPayload: the text so far cannot be the beginning of any UTF-8 text.
         """
-        if not piece:
-            return
-        self.size += len(piece)
-        if self.size > self._limit:
+        if len(self._data) + len(piece) > self._limit:
             raise too_big(self._limit)
-        if self._decoder is None:
-            self._binary.append(piece)
-            return
+        self._data += piece
+        if self._decoder is not None:
+            self._check_text(piece, self._decoder)
+
+    def _check_text(self, piece: bytes, decoder: codecs.IncrementalDecoder) -> None:
         try:
-            self._text.append(self._decoder.decode(piece))
+            decoder.decode(piece)
         except UnicodeDecodeError as error:
             raise _not_utf8(error) from error
+        pending = decoder.getstate()[0]
+        # Python's decoder waits for the third octet of what would be a surrogate; the second one gives it away.
+        if len(pending) == 2 and pending[0] == 0xED and pending[1] >= 0xA0:
+            raise InvalidPayload("text is not UTF-8: a surrogate")
 
     def finish(self) -> str | bytes:
         """The whole message. Raises `InvalidPayload` if text ends inside a character."""
-        if self._decoder is None:
-            return self._binary[0] if len(self._binary) == 1 else b"".join(self._binary)
-        try:
-            self._decoder.decode(b"", final=True)
-        except UnicodeDecodeError as error:
-            raise _not_utf8(error) from error
-        return "".join(self._text)
+        return bytes(self._data) if self._decoder is None else decode_text(self._data)
