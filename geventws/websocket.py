@@ -478,7 +478,8 @@ class WebSocket:
         if self._logging:
             self._log_message(">", message)
         connection.send_message(payload, opcode)
-        self._send_queued(connection)
+        if not self._write(connection.data_to_send()):
+            self._wait_until_sent(connection)
 
     def send_frame(self, message: str | bytes, opcode: int) -> None:
         """Send a frame by its opcode, as in gevent-websocket: a message, a ping, a pong, or a Close frame.
@@ -512,11 +513,10 @@ class WebSocket:
             return
         connection = self._connection or self._open()
         send(connection, payload)
-        self._send_queued(connection)
+        if not self._write(connection.data_to_send()):
+            self._wait_until_sent(connection)
 
-    def _send_queued(self, connection: Connection) -> None:
-        if self._write(connection.data_to_send()):
-            return
+    def _wait_until_sent(self, connection: Connection) -> None:
         if connection.state is State.CLOSED or not self._drain():
             raise connection.closed_error()
 

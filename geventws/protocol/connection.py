@@ -158,52 +158,49 @@ class Connection:
         A peer that breaks the protocol makes the connection fail: the Close frame is queued, `failure` says what it was.
         """
         try:
-            return self._next_event()
+            while True:
+                if self._left >= 0:
+                    message = self._take_payload()
+                    if message is None and self._left >= 0:
+                        return None
+                    if message is None:
+                        continue
+                    self.messages_received += 1
+                    return message
+                data = self._data
+                if not data:
+                    return None
+                header = parse_header(data, self._offset, self._mask_in)
+                if header is None:
+                    return None
+                first, size, start, key = header
+                opcode = first & 0x0F
+                end = start + size
+                if opcode < 8 and (opcode == 0 or first & 0xF0 != FIN or self._assembly is not None or end > len(data)):
+                    self._begin_payload(first, size, start, key)
+                    continue
+                if opcode < 8 and size > self._max_message_size:
+                    raise too_big(self._max_message_size)
+                if end > len(data):
+                    return None
+                payload = data[start:end] if key is None else apply_mask(data[start:end], key)
+                if end == len(data):
+                    self._data = b""
+                else:
+                    self._offset = end
+                if opcode >= 8:
+                    event = self._control_event(opcode, payload)
+                    if event is None:
+                        continue
+                    return event
+                if self.state is not _OPEN:
+                    continue  # We sent a Close frame: what the peer still sends before it answers is dropped unseen.
+                message = decode_text(payload) if opcode == _TEXT else payload
+                self.messages_received += 1
+                return message
         except ProtocolError as error:
             self._fail(error)
             return None
-
-    def _next_event(self) -> str | bytes | PingReceived | PongReceived | CloseReceived | None:
-        while True:
-            if self._left >= 0:
-                message = self._take_payload()
-                if message is None and self._left >= 0:
-                    return None
-                if message is None:
-                    continue
-                self.messages_received += 1
-                return message
-            data = self._data
-            if not data:
-                return None
-            header = parse_header(data, self._offset, self._mask_in)
-            if header is None:
-                return None
-            first, size, start, key = header
-            opcode = first & 0x0F
-            end = start + size
-            if opcode < 8 and (opcode == 0 or first & 0xF0 != FIN or self._assembly is not None or end > len(data)):
-                self._begin_payload(first, size, start, key)
-                continue
-            if opcode < 8 and size > self._max_message_size:
-                raise too_big(self._max_message_size)
-            if end > len(data):
-                return None
-            payload = data[start:end] if key is None else apply_mask(data[start:end], key)
-            if end == len(data):
-                self._data = b""
-            else:
-                self._offset = end
-            if opcode >= 8:
-                event = self._control_event(opcode, payload)
-                if event is None:
-                    continue
-                return event
-            if self.state is not _OPEN:
-                continue  # We sent a Close frame: what the peer still sends before it answers is dropped unseen.
-            message = decode_text(payload) if opcode == _TEXT else payload
-            self.messages_received += 1
-            return message
 
     def _begin_payload(self, first: int, size: int, start: int, key: bytes | None) -> None:
         """A data frame begins that is not a whole plain message that lies in the buffer."""
