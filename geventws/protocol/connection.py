@@ -218,8 +218,8 @@ class Connection:
             if first & RSV1 and self._deflate is None:
                 raise refuse_compressed(opcode)
             self._inflating = bool(first & RSV1)
-            # No more than deflate can make of a message that is just within the limit, with room to spare.
-            self._compressed_left = self._max_message_size + (self._max_message_size >> 3) + 1024
+            # More than deflate makes of a message that is just within the limit, even if it is flushed again and again.
+            self._compressed_left = 2 * self._max_message_size + 1024
             message = self._assembly = Assembly(opcode, self._max_message_size)
         if size > (self._compressed_left if self._inflating else message.room):
             raise too_big(self._max_message_size)

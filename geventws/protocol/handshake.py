@@ -219,11 +219,11 @@ def origin_allowed(origin: str | None, host: str, allowed: str | Iterable[str] |
     if origin is None or allowed == "*":
         return True
     theirs = _origin_host(origin)
+    scheme = origin.partition("://")[0].lower()
     if allowed is None:
-        scheme = origin.partition("://")[0].lower()
         return theirs is not None and theirs == _without_default_port(host.strip().lower(), scheme)
     entries = [allowed] if isinstance(allowed, str) else allowed
-    return any(_matches(origin.lower(), theirs, entry.lower()) for entry in entries)
+    return any(_matches(origin.lower(), theirs, _without_default_port(entry.lower(), scheme)) for entry in entries)
 
 
 def _origin_host(origin: str) -> str | None:
@@ -235,7 +235,7 @@ def _origin_host(origin: str) -> str | None:
             IPv6Address((parts.hostname or "").partition("%")[0])
     except ValueError:
         return None
-    if not parts.hostname or parts.path or "@" in parts.netloc:
+    if not parts.hostname or parts.path or parts.query or parts.fragment or "@" in parts.netloc:
         return None
     return _without_default_port(parts.netloc.lower(), parts.scheme.lower())
 
