@@ -13,7 +13,7 @@ from flask import Blueprint, Flask, Response, current_app, request, session
 from flask.blueprints import BlueprintSetupState
 from flask.ctx import AppContext
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import Map
+from werkzeug.routing import Map, RuleFactory
 
 from .codes import CloseCode
 from .exceptions import ConnectionClosed, HandshakeError
@@ -77,8 +77,12 @@ class Sockets:
 
     @property
     def url_map(self) -> Map:
-        """The application's URL map; for its `converters`, as in Flask-Sockets."""
-        return self._apps[-1].url_map if self._apps else self._url_map
+        """The application's URL map, for its `converters`, as in Flask-Sockets.
+
+        `url_map.add(Rule("/echo", endpoint=echo, websocket=True))` adds a route, as programs do that got around
+        Flask-Sockets' defects: a rule whose endpoint is a function is a route to it.
+        """
+        return cast(Map, _UrlMap(self, self._apps[-1].url_map)) if self._apps else self._url_map
 
     # Declaring routes.
 
@@ -150,6 +154,25 @@ class Sockets:
         `request` and `session` go on to be those of the opening handshake; `g` is new for each message.
         """
         return _Messages(ws, current_app._get_current_object())  # type: ignore[attr-defined]  # a proxy's own method
+
+
+class _UrlMap:
+    """An application's URL map that takes views for endpoints."""
+
+    def __init__(self, sockets: Sockets, url_map: Map) -> None:
+        self._sockets = sockets
+        self._url_map = url_map
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._url_map, name)
+
+    def add(self, rulefactory: RuleFactory) -> None:
+        for rule in rulefactory.get_rules(self._url_map):
+            if callable(rule.endpoint):
+                options = {"defaults": rule.defaults, "strict_slashes": rule.strict_slashes, "host": rule.host}
+                self._sockets.add_url_rule(rule.rule, None, rule.endpoint, subdomain=rule.subdomain, **options)
+            else:
+                self._url_map.add(rule)
 
 
 # The view that Flask calls.

@@ -1594,9 +1594,6 @@ def test_converters_of_the_url_map_are_used_by_websocket_rules(run: Run) -> None
 
 
 @only_over_geventws
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="beyond what is carried: a rule whose endpoint is the view"
-)
 def test_a_rule_may_be_added_to_the_url_map_by_hand(run: Run) -> None:
     """What is widely written around the defects that Flask-Sockets has on today's Werkzeug."""
     program = run("""

@@ -1,11 +1,9 @@
 """The Autobahn testsuite against geventws, as part of the tests: all but the slowest of its cases.
 
-`python tests/autobahn/run.py` runs all of them. They run in one Python of those that tox goes through, the newest;
-GEVENTWS_AUTOBAHN says otherwise: a version such as 3.11, or 1 for any.
+`python tests/autobahn/run.py` runs all of them.
 """
 
 import os
-import sys
 
 import pytest
 
@@ -21,17 +19,6 @@ QUICK = [f"{group}.{size}" for group in ("12.*", "13.*") for size in QUICK_SIZES
 BIGGEST = ["12.5.10", "13.5.15"]
 
 JOBS = split(select(["1", "2", "3", "4", "5", "6", "7", "10", *QUICK, *BIGGEST]))
-
-NEWEST = "3.13"
-
-
-def python_is_chosen() -> bool:
-    running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    chosen = os.environ.get("GEVENTWS_AUTOBAHN")
-    if chosen is None:
-        return running == NEWEST or "TOX_ENV_NAME" not in os.environ
-    return chosen in ("1", running)
-
 
 @pytest.fixture(scope="module")
 def suite() -> Suite:
@@ -51,7 +38,7 @@ def outcomes(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> dict[Job
 
 # The first one waits for all, and for the installation of the suite.
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not python_is_chosen(), reason=f"Autobahn runs in Python {NEWEST}, unless GEVENTWS_AUTOBAHN=1")
+@pytest.mark.endtoend
 @pytest.mark.parametrize("job", JOBS, ids=str)
 def test_every_case_behaves_and_closes_as_it_must(job: Job, outcomes: dict[Job, Outcome]) -> None:
     failures = outcomes[job].failures

@@ -13,6 +13,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+pytestmark = pytest.mark.endtoend
+
 CHAT = "examples/chat/chat.py"
 PATIENCE = 25  # seconds until a page has to show what is awaited; the longest pause between two reconnects is 15
 
