@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -14,6 +15,10 @@ from .options import WebSocketOptions
 from .websocket import WebSocket
 
 __all__ = ["OpenConnections"]
+
+# Seconds: how often it is looked whether handlers have ended, and how long they have once they are killed.
+_POLL = 0.01
+_KILL = 1.0
 
 
 class OpenConnections:
@@ -81,10 +86,19 @@ class OpenConnections:
         After `timeout` seconds TCP is closed on those peers that have not finished, and their handlers are killed.
         """
         self.draining = True
+        handlers = {greenlet for _, greenlet in self._handlers.values()} - {gevent.getcurrent()}
         for websocket in self:
             websocket.start_closing(code, reason)
-        handlers = [greenlet for _, greenlet in self._handlers.values() if isinstance(greenlet, gevent.Greenlet)]
-        gevent.joinall(handlers, timeout=timeout)
+        _wait_for(handlers, timeout)
         for websocket in self:
             websocket.hang_up()
-        gevent.killall([greenlet for greenlet in handlers if not greenlet.dead])
+        gevent.killall([greenlet for greenlet in handlers if not greenlet.dead], block=False)
+        # Not for ever: a handler may do what it likes with its end.
+        _wait_for(handlers, _KILL)
+
+
+def _wait_for(greenlets: Collection[Any], timeout: float) -> None:
+    """Wait for greenlets, which may be raw ones that tell nobody of their end, at most `timeout` seconds."""
+    until = monotonic() + timeout
+    while monotonic() < until and not all(greenlet.dead for greenlet in greenlets):
+        gevent.sleep(_POLL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,20 +56,27 @@ class Sockets:
     """
 
     def __init__(self, app: Flask | None = None) -> None:
-        self._apps: list[Flask] = []
+        # The application that declarations go to, once there is one; those from before go to every one.
+        self._app: weakref.ref[Flask] | None = None
         self._registrations: list[Callable[[Flask], None]] = []
         self._url_map = Map()
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Add the routes to `app`: those declared so far and those to come. May be called for several applications.
+        """Add the routes to `app`.
+
+        Routes declared before the first call are added to every application that this is called for; those declared
+        afterwards to the one it was called for last. So an application factory may do either.
 
         Raises:
+            TypeError: `app` is no Flask application.
             ValueError: a `GEVENTWS_` key of the configuration is no option, or its value is out of range.
         """
+        if not isinstance(app, Flask):
+            raise TypeError(f"Sockets is for a Flask application; got {app!r}")
         _options(app, WebSocketOptions(), {})
-        self._apps.append(app)
+        self._app = weakref.ref(app)
         app.extensions["geventws"] = self
         for name, converter in self._url_map.converters.items():
             app.url_map.converters.setdefault(name, converter)
@@ -82,7 +90,11 @@ class Sockets:
         `url_map.add(Rule("/echo", endpoint=echo, websocket=True))` adds a route, as programs do that got around
         Flask-Sockets' defects: a rule whose endpoint is a function is a route to it.
         """
-        return cast(Map, _UrlMap(self, self._apps[-1].url_map)) if self._apps else self._url_map
+        app = self._current()
+        return self._url_map if app is None else cast(Map, _UrlMap(self, app.url_map))
+
+    def _current(self) -> Flask | None:
+        return None if self._app is None else self._app()
 
     # Declaring routes.
 
@@ -92,12 +104,16 @@ class Sockets:
         Args:
             rule: the path, as for `Flask.route`.
             blueprint: add the rule to this blueprint, which may hold HTTP rules as well; then `app.register_blueprint` it.
-            options: `accept=False` leaves the handshake to the view, which calls `ws.accept(...)` or `abort(403)`; any
+            options: `accept=False` leaves the handshake to the view, and to what it is decorated with (`login_required`):
+                it calls `ws.accept(...)` or uses `ws`, or else it returns a response or calls `abort(403)`; any
                 field of `WebSocketOptions`; and what `Flask.route` takes (`endpoint`, `defaults`, `host` ...).
 
         Raises:
             ValueError: an option out of its range.
         """
+
+        if not isinstance(rule, str):
+            raise TypeError(f'a route needs its path, as in @sockets.route("/chat"); got {rule!r}')
 
         def decorate(view: AnyView) -> AnyView:
             endpoint = options.pop("endpoint", None)
@@ -110,8 +126,17 @@ class Sockets:
 
         return decorate
 
-    def add_url_rule(self, rule: str, endpoint: str | None = None, view: View | None = None, **options: Any) -> None:
-        """As `route`, for a view that is not decorated."""
+    def add_url_rule(
+        self,
+        rule: str,
+        endpoint: str | None = None,
+        view: View | None = None,
+        *,
+        view_func: View | None = None,
+        **options: Any,
+    ) -> None:
+        """As `route`, for a view that is not decorated. `view_func` is what Flask calls `view`."""
+        view = view_func if view is None else view
         _Settings.of(options)
         self._register(lambda app: _add_websocket_rule(app, rule, endpoint, view, **options))
 
@@ -130,9 +155,11 @@ class Sockets:
         self._register(register)
 
     def _register(self, register: Callable[[Flask], None]) -> None:
-        for app in self._apps:
+        app = self._current()
+        if app is None:
+            self._registrations.append(register)
+        else:
             register(app)
-        self._registrations.append(register)  # For applications to come.
 
     # Inside a view.
 
@@ -156,6 +183,9 @@ class Sockets:
         return _Messages(ws, current_app._get_current_object())  # type: ignore[attr-defined]  # a proxy's own method
 
 
+_RULE_OPTIONS = ("defaults", "subdomain", "host", "strict_slashes")
+
+
 class _UrlMap:
     """An application's URL map that takes views for endpoints."""
 
@@ -169,8 +199,8 @@ class _UrlMap:
     def add(self, rulefactory: RuleFactory) -> None:
         for rule in rulefactory.get_rules(self._url_map):
             if callable(rule.endpoint):
-                options = {"defaults": rule.defaults, "strict_slashes": rule.strict_slashes, "host": rule.host}
-                self._sockets.add_url_rule(rule.rule, None, rule.endpoint, subdomain=rule.subdomain, **options)
+                options: dict[str, Any] = {name: getattr(rule, name) for name in _RULE_OPTIONS}
+                self._sockets.add_url_rule(rule.rule, None, rule.endpoint, **options)
             else:
                 self._url_map.add(rule)
 
@@ -188,12 +218,13 @@ class _WebSocketView:
     def __name__(self) -> str:
         return getattr(self.view, "__name__", type(self.view).__name__)
 
-    def __call__(self, **values: Any) -> Response:
+    def __call__(self, **values: Any) -> Any:
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # a proxy's own method
         ws = _websocket_of_request()
+        response = None
         try:
             self._answer_handshake(app, ws)
-            app.ensure_sync(self.view)(ws, **values)
+            response = app.ensure_sync(self.view)(ws, **values)
         except ConnectionClosed:
             pass  # The peer left while the view was busy with it: that is how connections end.
         except HandshakeError as error:
@@ -207,8 +238,10 @@ class _WebSocketView:
             raise
         finally:
             _leave_message_context(ws, sys.exc_info()[1])
+        if ws.state is State.CONNECTING and response is not None:
+            return response  # The view, or what it is decorated with, answers with HTTP: a redirect to the login, say.
         if ws.state is State.CONNECTING:
-            ws.accept()  # The view returned without a word: that is no refusal.
+            ws.accept()  # It returned without a word: that is no refusal.
         return Response()  # Flask wants one. The connection is accepted, so it goes nowhere.
 
     def _answer_handshake(self, app: Flask, ws: WebSocket) -> None:

@@ -98,6 +98,8 @@ class WebSocketHandler(WSGIHandler):
         Raises:
             ValueError, TypeError: as `WebSocketOptions` does.
         """
+        if options is not None and not isinstance(options, WebSocketOptions):
+            raise TypeError(f"options are a WebSocketOptions; got {options!r}. Single ones are given by their names.")
         return type(cls.__name__, (cls,), {"options": (options or cls.options).replace(**changes)})
 
     # The head of the request.
@@ -106,6 +108,8 @@ class WebSocketHandler(WSGIHandler):
         """From the server: handle a TCP connection until its end."""
         try:
             super().handle()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # The client left before it could be told what was wrong with its request.
         finally:
             self._leave()
 

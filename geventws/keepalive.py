@@ -17,6 +17,8 @@ from gevent.hub import Hub, Waiter
 
 __all__ = ["Keepalive", "Ticking"]
 
+_SHORTEST = 0.001
+
 logger = logging.getLogger("geventws.keepalive")
 
 
@@ -35,6 +37,8 @@ class Keepalive:
     def __init__(self, hub: Hub) -> None:
         self._loop = hub.loop
         self._heap: list[tuple[float, int, weakref.ref[Ticking]]] = []
+        # Entries whose target has been forgotten, and that only wait for their time.
+        self._stale = 0
         self._order = itertools.count()
         self._greenlet: gevent.Greenlet[[], None] | None = None
         self._sleeper: Waiter[None] | None = None
@@ -49,12 +53,26 @@ class Keepalive:
 
     def at(self, due: float, target: Ticking) -> None:
         """Call `target.tick` at `due`, unless it has been forgotten by then: it is not kept alive. Never blocks."""
+        self._sweep()
         first = self._heap[0][0] if self._heap else None
-        heapq.heappush(self._heap, (due, next(self._order), weakref.ref(target)))
+        self._push(due, target)
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._run)
         elif first is not None and due < first:
             self._wake()
+
+    def _push(self, due: float, target: Ticking) -> None:
+        heapq.heappush(self._heap, (due, next(self._order), weakref.ref(target, self._forget)))
+
+    def _forget(self, reference: weakref.ref[Ticking]) -> None:
+        self._stale += 1
+
+    def _sweep(self) -> None:
+        """Drop stale entries once they are the larger part."""
+        if self._stale > 1000 and 2 * self._stale > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2]() is not None]
+            heapq.heapify(self._heap)
+            self._stale = 0
 
     def _wake(self) -> None:
         sleeper, self._sleeper = self._sleeper, None
@@ -68,12 +86,19 @@ class Keepalive:
                 if self._heap[0][0] > now:
                     self._sleep(self._heap[0][0] - now)
                     continue
-                target = heapq.heappop(self._heap)[2]()
-                if target is not None:
-                    self._tick(target, now)
-                del target
+                self._tick_due(now)
+                # Whatever else is due by now: others come first.
+                gevent.sleep(0)
         finally:
             self._greenlet = None
+
+    def _tick_due(self, now: float) -> None:
+        while self._heap and self._heap[0][0] <= now:
+            target = heapq.heappop(self._heap)[2]()
+            if target is None:
+                self._stale = max(self._stale - 1, 0)
+            else:
+                self._tick(target, now)
 
     def _tick(self, target: Ticking, now: float) -> None:
         try:
@@ -83,7 +108,8 @@ class Keepalive:
             logger.exception("The timer of %r failed", target)
             return
         if due is not None:
-            heapq.heappush(self._heap, (due, next(self._order), weakref.ref(target)))
+            # Never for this same moment again: it could be due for ever.
+            self._push(max(due, now + _SHORTEST), target)
 
     def _sleep(self, seconds: float) -> None:
         sleeper: Waiter[None] = Waiter()

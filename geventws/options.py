@@ -76,11 +76,9 @@ class WebSocketOptions:
             _check_seconds(name, getattr(self, name), optional=name != "close_timeout")
         if not isinstance(self.compression, bool | DeflateOptions):
             raise ValueError(f"compression must be True, False or a DeflateOptions; got {self.compression!r}")
-        if isinstance(self.subprotocols, str):
-            raise ValueError(f"subprotocols must be a list of names; got the string {self.subprotocols!r}")
+        object.__setattr__(self, "subprotocols", _texts("subprotocols", self.subprotocols))
         if self.origins is not None and not isinstance(self.origins, str):
-            object.__setattr__(self, "origins", tuple(self.origins))
-        object.__setattr__(self, "subprotocols", tuple(self.subprotocols))
+            object.__setattr__(self, "origins", _texts("origins", self.origins))
 
     @property
     def deflate(self) -> DeflateOptions | None:
@@ -91,6 +89,8 @@ class WebSocketOptions:
 
     def replace(self, **changes: Any) -> WebSocketOptions:
         """These options with some fields changed. Raises as the constructor does."""
+        for name in changes.keys() - _NAMES:
+            raise TypeError(f"{name} is not an option of WebSockets; there are: {', '.join(sorted(_NAMES))}")
         return _replace(self, **changes) if changes else self
 
     @classmethod
@@ -100,6 +100,16 @@ class WebSocketOptions:
 
 
 _NAMES = frozenset(field.name for field in fields(WebSocketOptions))
+
+
+def _texts(name: str, values: object) -> tuple[str, ...]:
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be a list of texts; got {values!r}")
+    texts = tuple(values)
+    for text in texts:
+        if not isinstance(text, str) or not text or any(character.isspace() or character == "," for character in text):
+            raise ValueError(f"{name} must be a list of texts without blanks and commas; got {text!r}")
+    return texts
 
 
 def _check_count(name: str, value: object, low: int) -> None:

@@ -73,7 +73,7 @@ class Resource:
 
     def __init__(self, apps: Mapping[str, App] | Iterable[tuple[str, App]] | None = None) -> None:
         pairs = apps.items() if isinstance(apps, Mapping) else apps or ()
-        self.apps: Sequence[tuple[str, App]] = [(path, app) for path, app in pairs]
+        self.apps: Sequence[tuple[str, App]] = [_check_pair(pair) for pair in pairs]
 
     def _is_websocket_app(self, app: App) -> bool:
         """To override, for applications that handle WebSockets without being a `WebSocketApplication`."""
@@ -105,6 +105,13 @@ class Resource:
         environ["geventws.current_app"] = current
         current.handle()
         return []
+
+
+def _check_pair(pair: tuple[str, App]) -> tuple[str, App]:
+    if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str) and callable(pair[1])):
+        raise TypeError(f"an entry of a Resource is a regular expression and an application; got {pair!r}")
+    re.compile(pair[0])
+    return pair[0], pair[1]
 
 
 def _not_found(path: str, start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import gevent.ssl
@@ -56,6 +57,8 @@ class WebSocketServer(WSGIServer):
         handler_class = arguments.pop("handler_class", None) or self.handler_class
         if options is not None or changes:
             handler_class = handler_class.configured(options, **changes)
+        for name in arguments.keys() - _SERVER_ARGUMENTS:
+            raise TypeError(f"{name} is neither an argument of WSGIServer nor an option of WebSockets")
         _settle_tls(arguments)
         self.debug = debug
         self.pre_start_hook = pre_start_hook
@@ -79,8 +82,10 @@ class WebSocketServer(WSGIServer):
         self.websockets.draining = True
         # The listening socket goes first: who comes now is refused at once, or finds the next server.
         self.close()
-        self.websockets.drain(self.drain_timeout if timeout is None else timeout, CloseCode.GOING_AWAY, "server stops")
-        super().stop(timeout)
+        started = monotonic()
+        patience = self.drain_timeout if timeout is None else timeout
+        self.websockets.drain(patience, CloseCode.GOING_AWAY, "server stops")
+        super().stop(max(patience - (monotonic() - started), 0))
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
         """TLS: a client that does not get through with its handshake in time is dropped, as one is that trickles headers."""
@@ -124,4 +129,9 @@ def _settle_tls(arguments: dict[str, Any]) -> None:
         arguments["ssl_context"] = context
 
 
+_SERVER_ARGUMENTS = {
+    *("backlog", "spawn", "log", "error_log", "environ"),
+    *("ssl_context", "keyfile", "certfile", "cert_reqs", "ssl_version", "ca_certs", "ciphers"),
+    *("server_side", "server_hostname", "suppress_ragged_eofs", "do_handshake_on_connect"),
+}
 _OTHER_TLS_ARGUMENTS = {"ssl_context", "ssl_version", "cert_reqs", "ca_certs", "ciphers"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket as _socket
 import struct
-from _thread import allocate_lock as _allocate_lock
+import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,19 +14,26 @@ from typing import Any, Protocol, TypeVar
 from gevent import getcurrent, spawn_raw
 from gevent._hub_local import get_hub_if_exists
 from gevent.hub import Hub, Waiter
+from gevent.monkey import get_original
 from gevent.ssl import SSLSocket
 
 from .exceptions import InvalidState
 
-__all__ = ["GeventTransport", "Listener", "Transport", "call_in_hub"]
+__all__ = ["GeventTransport", "Listener", "Transport", "call_in_hub", "in_hub_of"]
 
 T = TypeVar("T")
 
+# The real one, also where the process is patched: it is waited for by threads that have no hub.
+_allocate_lock = get_original("_thread", "allocate_lock")
+
 _NO_LINGER = struct.pack("ii", 1, 0)
 
-# What one recv asks for: enough for most messages, more while large ones come in, so that they take fewer calls.
+# What one recv asks for: enough for most messages, more inside a large one, so that it takes fewer calls. Not always
+# more: 256 KiB of the smallest frames are 40,000 events, and others would have to wait for all of them.
 _RECV_SMALL = 16 * 1024
 _RECV_LARGE = 256 * 1024
+# How often a thread looks whether the thread it waits for is still there.
+_PATIENCE = 1.0
 
 
 class Listener(Protocol):
@@ -53,10 +60,14 @@ class Transport(Protocol):
     def receiving(self) -> bool:
         """Whether somebody waits in `recv`."""
 
-    def recv(self, timeout: float | None) -> bytes:
-        """Wait for bytes; b"" at the end of the stream. Raises TimeoutError, or InvalidState for a second one waiting."""
+    def recv(self, timeout: float | None, expected: int = 0) -> bytes:
+        """Wait for bytes; b"" at the end of the stream. `expected`: how many more are known to come.
 
-    def recv_ready(self) -> bytes | None:
+        Raises TimeoutError, or InvalidState for a second one waiting. Others run between two calls, so that a peer that
+        sends without end does not keep them from it.
+        """
+
+    def recv_ready(self, expected: int = 0) -> bytes | None:
         """What has come in by now; None if that is nothing, b"" at the end of the stream."""
 
     def watch(self) -> None:
@@ -69,7 +80,10 @@ class Transport(Protocol):
         """
 
     def drain(self, timeout: float | None) -> None:
-        """Wait until what has been written has left. Raises TimeoutError, or OSError if the peer is gone."""
+        """Wait until what has been written has left.
+
+        Raises TimeoutError when the peer has read nothing for `timeout` seconds, or OSError if it is gone.
+        """
 
     def finish(self) -> None:
         """Let what was written leave, then end the stream; drop what comes in until the peer ends it too; then close."""
@@ -108,7 +122,6 @@ class GeventTransport:
         "_readable",
         "_receiver",
         "_recv",
-        "_recv_size",
         "_send",
         "_socket",
         "_tls",
@@ -130,9 +143,8 @@ class GeventTransport:
         self._hub: Hub = socket.hub
         self._read_watcher: Any = self._hub.loop.io(raw.fileno(), 1)
         self._watching = False
-        self._readable = self._tls
+        self._readable = self._tls and socket.pending() > 0
         self._receiver: Any = None
-        self._recv_size = _RECV_SMALL
         self._write_watcher: Any = None
         self._backlog: deque[memoryview] = deque()
         self._queued = 0
@@ -150,35 +162,30 @@ class GeventTransport:
     def receiving(self) -> bool:
         return self._receiver is not None
 
-    def recv(self, timeout: float | None) -> bytes:
+    def recv(self, timeout: float | None, expected: int = 0) -> bytes:
         while True:
             if self._readable:
-                data = self.recv_ready()
+                data = self.recv_ready(expected)
                 if data is not None:
                     return data
             self._wait_readable(timeout)
 
-    def recv_ready(self) -> bytes | None:
+    def recv_ready(self, expected: int = 0) -> bytes | None:
         if self._closed or self._eof or self._finishing:
             return b""
+        # A plain socket says itself whether there is more, TLS may hold back what the socket has given it already.
+        self._readable = False
         try:
-            data = self._recv(self._recv_size)
+            data = self._recv(_RECV_LARGE if expected > _RECV_SMALL else _RECV_SMALL)
         except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
-            self._readable = False
             return None
         except OSError:
             data = b""
-        size = len(data)
-        self.bytes_received += size
-        if size == self._recv_size:
-            self._recv_size = _RECV_LARGE
-        else:
-            # TLS may hold more than the socket tells of; a short read from a plain one has emptied it.
-            self._readable = self._tls
-            if size < _RECV_SMALL:
-                self._recv_size = _RECV_SMALL
+        self.bytes_received += len(data)
         if not data:
-            self._eof = True
+            self._eof = self._readable = True
+        elif self._tls:
+            self._readable = self._socket.pending() > 0
         return data
 
     def _wait_readable(self, timeout: float | None) -> None:
@@ -211,11 +218,18 @@ class GeventTransport:
             receiver.switch(token)
 
     def watch(self) -> None:
-        if not self._watching and not self._closed:
+        if self._closed:
+            return
+        if not self._watching:
             self._watching = True
             self._read_watcher.start(self._on_readable)
+        if self._readable:
+            # The socket will not tell: what there is lies in TLS, or it is the end.
+            self._hub.loop.run_callback(self._on_readable)
 
     def _on_readable(self) -> None:
+        if not self._watching:
+            return
         self._readable = True
         receiver = self._receiver
         if receiver is not None:
@@ -317,8 +331,8 @@ class GeventTransport:
         self._drainers.append(entry)
         timer = None
         if timeout is not None:
-            timer = self._hub.loop.timer(timeout)
-            timer.start(waiter.switch, False)
+            timer = self._hub.loop.timer(timeout, timeout)
+            timer.start(self._check_progress, [self.bytes_sent], waiter)
         try:
             if not waiter.get():
                 raise TimeoutError(f"the peer has not read for {timeout} seconds")
@@ -328,6 +342,12 @@ class GeventTransport:
                 timer.close()
             if entry in self._drainers:
                 self._drainers.remove(entry)
+
+    def _check_progress(self, sent_before: list[int], waiter: Waiter[bool]) -> None:
+        """In the hub, now and then: a peer that reads, however slowly, is waited for further."""
+        if sent_before[0] == self.bytes_sent:
+            waiter.switch(False)
+        sent_before[0] = self.bytes_sent
 
     # Ending.
 
@@ -394,15 +414,26 @@ class GeventTransport:
     def _tell_closed(self) -> None:
         listener, self._listener = self._listener, None
         self._drop_backlog()
-        if listener is not None:
-            listener.on_closed()
-        self._wake(self)
+        try:
+            if listener is not None:
+                listener.on_closed()
+        finally:
+            self._wake(self)
+
+
+def in_hub_of(hub: Hub) -> bool:
+    """Whether the caller is in the thread that `hub` belongs to. (Idents of threads tell nothing once they are patched.)"""
+    return get_hub_if_exists() is hub
 
 
 def call_in_hub(hub: Hub, function: Callable[..., T], *args: Any) -> T:
-    """Run `function(*args)` in a greenlet of `hub`'s thread, from another thread, and wait for what it returns or raises."""
+    """Run `function(*args)` in a greenlet of `hub`'s thread, from another thread, and wait for what it returns or raises.
+
+    Raises:
+        InvalidState: that thread has ended.
+    """
     outcome: list[Any] = [None, None]
-    wake, wait = _waiter_for_another_thread()
+    wake, wait = _waiter_for_another_thread(hub)
 
     def run() -> None:
         try:
@@ -412,6 +443,7 @@ def call_in_hub(hub: Hub, function: Callable[..., T], *args: Any) -> T:
         finally:
             wake()
 
+    _check_alive(hub)
     hub.loop.run_callback_threadsafe(spawn_raw, run)
     wait()
     if outcome[1] is not None:
@@ -420,22 +452,46 @@ def call_in_hub(hub: Hub, function: Callable[..., T], *args: Any) -> T:
     return result
 
 
-def _waiter_for_another_thread() -> tuple[Callable[[], object], Callable[[], object]]:
-    """A pair of calls: the first, made in another thread, ends the second one's waiting in this thread."""
+def _check_alive(hub: Hub) -> None:
+    if hub.dead or hub.loop is None or hub.thread_ident not in sys._current_frames():
+        raise InvalidState("the thread that the connection belongs to has ended")
+
+
+def _waiter_for_another_thread(other: Hub) -> tuple[Callable[[], object], Callable[[], object]]:
+    """A pair of calls: the first, made in `other`'s thread, ends the second one's waiting in this thread."""
     hub = get_hub_if_exists()
     if hub is None:
         lock = _allocate_lock()
         lock.acquire()
-        return lock.release, lock.acquire
+
+        def wait_natively() -> None:
+            while not lock.acquire(timeout=_PATIENCE):
+                _check_alive(other)
+
+        return lock.release, wait_natively
     # This thread runs greenlets of its own: they go on meanwhile.
-    waiter: Waiter[None] = Waiter()
+    done: list[bool] = []
     notice = hub.loop.async_()
-    notice.start(waiter.switch, None)
+
+    def wake() -> None:
+        done.append(True)
+        notice.send()
 
     def wait() -> None:
         try:
-            waiter.get()
+            while not done:
+                waiter: Waiter[None] = Waiter()
+                notice.start(waiter.switch, None)
+                timer = hub.loop.timer(_PATIENCE)
+                timer.start(waiter.switch, None)
+                if not done:
+                    waiter.get()
+                notice.stop()
+                timer.stop()
+                timer.close()
+                if not done:
+                    _check_alive(other)
         finally:
             notice.close()
 
-    return notice.send, wait
+    return wake, wait

@@ -9,7 +9,6 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from threading import get_ident
 from time import monotonic
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from .options import WebSocketOptions
 from .protocol import CloseReceived, Connection, PingReceived, PongReceived, Role, State
 from .protocol.deflate import Deflate
 from .protocol.handshake import OpeningRequest, accept_response, choose_subprotocol, negotiate, origin_allowed
-from .transport import Listener, Transport, call_in_hub
+from .transport import Listener, Transport, call_in_hub, in_hub_of
 
 __all__ = ["MSG_ALREADY_CLOSED", "MSG_CLOSED", "MSG_SOCKET_DEAD", "Header", "Upgrade", "WebSocket", "WebSocketError"]
 
@@ -112,7 +111,6 @@ class WebSocket:
         "_ping_sent",
         "_refusal",
         "_request",
-        "_thread",
         "_touched",
         "_transport",
         "_unsent_pongs",
@@ -146,7 +144,6 @@ class WebSocket:
         self.after_close: Callable[[WebSocket], None] | None = None
         """For servers: called in the hub, once, when TCP is closed."""
         self._hub = gevent.get_hub()
-        self._thread = get_ident()
         self._transport: Transport | None = None
         self._connection: Connection | None = None
         self._refusal: str | None = None
@@ -201,7 +198,7 @@ class WebSocket:
         """
         if self._connection is not None:
             raise InvalidState("the opening handshake has been answered already: accept() is called once, and first")
-        if get_ident() != self._thread:
+        if not in_hub_of(self._hub):
             self._elsewhere(self.accept, subprotocol, headers)
             return
         self._check_refusal()
@@ -274,8 +271,11 @@ class WebSocket:
             TimeoutError: no message within `timeout` seconds. The connection goes on.
             ConnectionClosed: None has been returned already, or the handshake was refused.
             InvalidState: another greenlet is already waiting here.
+            TypeError: `timeout` is no number.
         """
-        if get_ident() != self._thread:
+        if timeout is not None:
+            _check_number("timeout", timeout)
+        if not in_hub_of(self._hub):
             received: str | bytes | None = self._elsewhere(self.receive, timeout)
             return received
         connection = self._connection or self._open()
@@ -284,6 +284,7 @@ class WebSocket:
         transport = self._transport
         assert transport is not None
         until = None if timeout is None else monotonic() + timeout
+        polled = False
         while True:
             event = connection.next_event()
             if event.__class__ is str or event.__class__ is bytes:
@@ -299,10 +300,18 @@ class WebSocket:
                 self._settle(connection)
                 if connection.over:
                     return self._take_message_or_end(connection)
-            data = transport.recv(None if until is None else until - monotonic())
+            if until is None:
+                data: bytes | None = transport.recv(None, connection.expected)
+            elif (left := until - monotonic()) > 0:
+                data = transport.recv(left, connection.expected)
+            elif polled:
+                raise TimeoutError("no message came in time")
+            else:
+                polled = True
+                data = transport.recv_ready(connection.expected)
             if data:
                 connection.receive_data(data)
-            else:
+            elif data is not None:
                 self._lost()
 
     def _take_message_or_end(self, connection: Connection) -> str | bytes | None:
@@ -337,6 +346,8 @@ class WebSocket:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None and self.state is State.CONNECTING:
+            return  # It is the server's or the framework's to say why there is no connection.
         failed = error is not None and not isinstance(error, ConnectionClosed | gevent.GreenletExit)
         self.close(CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE)
 
@@ -378,6 +389,7 @@ class WebSocket:
         connection, transport = self._connection, self._transport
         assert connection is not None
         assert transport is not None
+        read = False
         while not self._full:
             event = connection.next_event()
             if isinstance(event, str | bytes):
@@ -390,13 +402,15 @@ class WebSocket:
             self._settle(connection)
             if connection.over or transport.receiving:
                 return
-            data = transport.recv_ready()
-            if data is None:
+            if read:
+                # One read at a time: a peer that sends without end must not keep others from running.
                 transport.watch()
                 return
+            read = True
+            data = transport.recv_ready(connection.expected)
             if data:
                 connection.receive_data(data)
-            else:
+            elif data is not None:
                 self._lost()
         self._paused = True
 
@@ -463,12 +477,14 @@ class WebSocket:
             TypeError: `message` is neither `str` nor bytes-like.
             ValueError: text that is not Unicode (a lone surrogate), or with binary=False not UTF-8.
         """
-        if get_ident() != self._thread:
+        if not in_hub_of(self._hub):
             self._elsewhere(self.send, message, binary)
             return
         connection = self._connection or self._open()
         if connection.state is not _OPEN:
             raise connection.closed_error()
+        if self._transport is not None and self._transport.backlog:
+            self._wait_for_room(connection)
         if binary is None and message.__class__ is str:
             payload, opcode = message.encode(), _TEXT
         elif binary is None and message.__class__ is bytes:
@@ -505,16 +521,24 @@ class WebSocket:
             ConnectionClosed: the connection is closed.
             ValueError: the payload is too long.
         """
+        if not isinstance(payload, str | bytes | bytearray | memoryview):
+            raise TypeError(f"the payload of a ping is str or bytes-like; got {type(payload).__name__}")
         self._send_control(Connection.send_ping, _encode(payload, None)[0])
 
     def _send_control(self, send: Callable[[Connection, bytes], None], payload: bytes) -> None:
-        if get_ident() != self._thread:
+        if not in_hub_of(self._hub):
             self._elsewhere(self._send_control, send, payload)
             return
         connection = self._connection or self._open()
         send(connection, payload)
         if not self._write(connection.data_to_send()):
             self._wait_until_sent(connection)
+
+    def _wait_for_room(self, connection: Connection) -> None:
+        """Wait before a message is queued, too: senders that give up early would pile up what the peer does not read."""
+        while self._transport is not None and self._transport.backlog:
+            if not self._drain() or connection.state is not _OPEN:
+                raise connection.closed_error()
 
     def _wait_until_sent(self, connection: Connection) -> None:
         if connection.state is State.CLOSED or not self._drain():
@@ -537,7 +561,6 @@ class WebSocket:
         try:
             transport.drain(self._options.send_timeout)
         except TimeoutError:
-            logger.info("%r is given up: the peer has not read for %s s", self, self._options.send_timeout)
             self._abort(f"the peer has not read for {self._options.send_timeout} seconds")
             return False
         except OSError:
@@ -550,13 +573,14 @@ class WebSocket:
         connection, transport = self._connection, self._transport
         assert connection is not None
         assert transport is not None
-        while not connection.over and not self._full:
+        # Without compression what the kernel holds is all there is; with it, it could be a thousand times more.
+        while not connection.over and not (self._full and connection.compressed):
             event = connection.next_event()
             if isinstance(event, str | bytes):
                 self._messages.append(event)
                 self._touched = monotonic()
             elif event is None and not connection.over:
-                data = transport.recv_ready()
+                data = transport.recv_ready(connection.expected)
                 if not data:
                     break
                 connection.receive_data(data)
@@ -583,8 +607,10 @@ class WebSocket:
 
         Raises:
             ValueError: a code that must not be sent, or a reason that is too long. The connection goes on.
+            TypeError: a code that is no whole number, or a reason that is no text.
         """
-        if get_ident() != self._thread:
+        _check_close(code, message or reason)
+        if not in_hub_of(self._hub):
             self._elsewhere(self.close, code, reason, message)
             return
         if self._refusal is not None or self._ended:
@@ -623,7 +649,7 @@ class WebSocket:
 
     def hang_up(self) -> None:
         """Close TCP at once, without waiting for the peer: for servers, when its time is up. What was sent still leaves."""
-        if get_ident() != self._thread:
+        if not in_hub_of(self._hub):
             self._elsewhere(self.hang_up)
             return
         if self._connection is not None and not self._ended:
@@ -644,9 +670,11 @@ class WebSocket:
         self._ended = True
         if self._closed_event is not None:
             self._closed_event.set()
-        logger.info("%r is closed: %s %s", self, self.close_code, self.close_reason)
         if self.after_close is not None:
             self.after_close(self)
+        if logger.isEnabledFor(logging.INFO):
+            # In a greenlet: a log handler may have to wait, which the hub cannot.
+            gevent.spawn_raw(logger.info, "%r is closed: %s %s", self, self.close_code, self.close_reason)
 
     # Time.
 
@@ -658,7 +686,8 @@ class WebSocket:
         if self._deadline is not None:
             if now < self._deadline:
                 return self._deadline
-            transport.close(abort=not connection.over)
+            # Only a peer that does not even read is reset: what the kernel still holds for another one shall arrive.
+            transport.close(abort=transport.backlog > 0)
             return None
         if connection.state is not _OPEN or self._next_ping is None:
             return None
@@ -673,7 +702,6 @@ class WebSocket:
         if self._awaiting_pong and (self._paused or self._mark(transport) != self._ping_mark):
             self._awaiting_pong = False
         if self._awaiting_pong and patience is not None and now >= self._ping_sent + patience:
-            logger.info("%r is given up: no answer to a ping within %s s", self, patience)
             self._abort(f"no answer to a ping within {patience} seconds")
             return None
         if now >= self._next_ping:
@@ -700,7 +728,8 @@ class WebSocket:
 
         While messages that came in before the close wait to be received it stays False for a handler that receives, so
         that `while not ws.closed: ws.receive()` gets them all; for one that has not received for `close_timeout` seconds,
-        or never, it does not. Looking at it accepts the connection, as receiving does.
+        or never, it does not. While `max_queue` messages wait to be received nothing more is read, and so a close that
+        stands behind them is not seen. Looking at it accepts the connection, as receiving does.
         """
         if self._refusal is not None:
             return True
@@ -810,6 +839,18 @@ class WebSocket:
     def _elsewhere(self, method: Callable[..., Any], *args: Any) -> Any:
         """Call `method` in the thread that the connection belongs to."""
         return call_in_hub(self._hub, method, *args)
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise TypeError(f"{name} is a number of seconds, or None; got {value!r}")
+
+
+def _check_close(code: object, reason: object) -> None:
+    if code is not None and (isinstance(code, bool) or not isinstance(code, int)):
+        raise TypeError(f"a close code is a whole number such as 1000; got {code!r}")
+    if reason is not None and not isinstance(reason, str | bytes):
+        raise TypeError(f"a reason for closing is text; got {reason!r}")
 
 
 def _encode(message: object, binary: bool | None) -> tuple[bytes, int]:

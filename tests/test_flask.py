@@ -392,13 +392,74 @@ def test_several_applications_get_the_routes_declared_so_far(serve: Any) -> None
         assert first_text(serve(app), "/name") == name
 
 
-def test_several_applications_get_the_routes_to_come(serve: Any) -> None:
+def test_an_application_factory_may_declare_its_routes_itself(serve: Any) -> None:
+    """As it is called for each test: the extension is a module's, the applications come and go."""
     sockets = Sockets()
-    apps = [Flask("one"), Flask("two")]
-    for app in apps:
+    chat = Blueprint("chat", __name__)
+    chat.route("/name")(lambda ws: ws.send(current_app.name))
+
+    def create_app(name: str) -> Flask:
+        app = Flask(name)
         sockets.init_app(app)
-    sockets.route("/name")(lambda ws: ws.send(current_app.name))
-    assert [first_text(serve(app), "/name") for app in apps] == ["one", "two"]
+        sockets.route("/own")(says(f"own {name}"))
+        sockets.register_blueprint(chat, url_prefix="/chat")
+        return app
+
+    for name in ("one", "two", "three"):
+        served = serve(create_app(name))
+        assert first_text(served, "/own") == f"own {name}"
+        assert first_text(served, "/chat/name") == name
+
+
+def test_what_a_view_that_has_not_accepted_returns_is_the_answer(app: Flask, sockets: Sockets, serve: Any) -> None:
+    """It may be what it is decorated with that answers: flask-login's `login_required` returns a redirect."""
+
+    def login_required(view: Any) -> Any:
+        @functools.wraps(view)
+        def guarded(ws: Any) -> Any:
+            return view(ws) if session.get("user") else redirect("/login")
+
+        return guarded
+
+    @sockets.route("/private", accept=False)
+    @login_required
+    def private(ws: Any) -> None:
+        ws.send("secret")
+
+    @sockets.route("/no", accept=False)
+    def no(ws: Any) -> Any:
+        return "no", 403
+
+    served = serve(app)
+    response = answer(served, "/private")
+    assert (response.status, response.headers["location"]) == (302, "/login")
+    assert answer(served, "/no").status == 403
+
+
+def test_a_route_without_its_path_is_a_type_error(sockets: Sockets) -> None:
+    with pytest.raises(TypeError, match="needs its path"):
+        sockets.route(echo)  # type: ignore[arg-type]
+
+
+def test_what_is_no_application_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="Flask application"):
+        Sockets("app")  # type: ignore[arg-type]
+
+
+def test_a_view_may_be_given_by_the_name_that_flask_has_for_it(app: Flask, sockets: Sockets, serve: Any) -> None:
+    sockets.add_url_rule("/hello", view_func=says("hello"))
+    assert first_text(serve(app), "/hello") == "hello"
+
+
+@pytest.mark.parametrize("where", ["configuration", "route"])
+def test_an_option_of_the_server_is_refused_where_it_would_be_ignored(app: Flask, where: str) -> None:
+    if where == "configuration":
+        app.config["GEVENTWS_MAX_CONNECTIONS"] = 5
+        with pytest.raises(ValueError, match="GEVENTWS_MAX_CONNECTIONS comes too late"):
+            Sockets(app)
+    else:
+        with pytest.raises(ValueError, match="max_connections"):
+            Sockets(app).route("/x", max_connections=5)(echo)
 
 
 def test_several_extensions_share_an_application(app: Flask, serve: Any) -> None:

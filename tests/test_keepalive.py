@@ -100,6 +100,25 @@ def test_a_target_that_fails_does_not_end_the_care_for_others(keepalive: Keepali
     assert "one connection's mistake" in caplog.text
 
 
+def test_others_run_though_something_is_always_due(keepalive: Keepalive) -> None:
+    class Restless(Target):
+        def tick(self, now: float) -> float | None:
+            self.calls.append(now)
+            return now
+
+    restless = Restless()
+    keepalive.at(monotonic(), restless)
+    for _ in range(50):
+        gevent.sleep(0)
+    wait_until(lambda: len(restless.calls) > 5)
+
+
+def test_what_is_forgotten_does_not_pile_up(keepalive: Keepalive) -> None:
+    for _ in range(5000):
+        keepalive.at(monotonic() + 3600, Target())
+    assert len(keepalive._heap) < 2100
+
+
 def test_it_does_not_keep_a_program_from_ending(keepalive: Keepalive) -> None:
     target = Target()
     keepalive.at(monotonic() + 3600, target)

@@ -27,6 +27,12 @@ from geventws import DeflateOptions, WebSocketOptions
         ("handshake_timeout", float("nan")),
         ("compression", "yes"),
         ("subprotocols", "chat"),
+        ("subprotocols", 5),
+        ("subprotocols", [5]),
+        ("subprotocols", ["a b"]),
+        ("origins", 5),
+        ("origins", [5]),
+        ("origins", b"example.com"),
     ],
 )
 def test_a_value_out_of_range_is_an_error_that_names_the_field(field: str, value: Any) -> None:

@@ -165,6 +165,51 @@ def test_while_it_stops_new_upgrades_are_answered_503_and_connections_refused(st
             RawClient(address)
 
 
+def test_stop_does_not_wait_for_a_handler_that_takes_its_time_to_be_killed(start: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["wsgi.websocket"].accept()
+        try:
+            gevent.sleep(3600)
+        finally:
+            gevent.sleep(5)
+        return []
+
+    server = start(app)
+    with connect(server):
+        started = time.monotonic()
+        server.stop(timeout=0.1)
+        assert time.monotonic() - started < 3
+
+
+def test_a_handler_may_stop_its_own_server(start: Any) -> None:
+    stopped = gevent.event.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["wsgi.websocket"].receive()
+        server.stop(timeout=0.5)
+        stopped.set()
+        return []
+
+    server = start(app)
+    with connect(server) as client:
+        client.send(frame(TEXT, "stop"))
+        assert client.read_close() == 1001
+        client.send(close_frame(1001))
+        client.socket.close()
+        assert stopped.wait(5)
+
+
+@pytest.mark.parametrize("argument", ["max_mesage_size", "bogus"])
+def test_an_argument_that_nobody_knows_is_a_type_error(argument: str) -> None:
+    with pytest.raises(TypeError, match=argument):
+        WebSocketServer(("127.0.0.1", 0), echo, **{argument: 5})
+
+
+def test_options_that_are_none_are_a_type_error() -> None:
+    with pytest.raises(TypeError, match="WebSocketOptions"):
+        WebSocketServer(("127.0.0.1", 0), echo, options={"max_queue": 1})  # type: ignore[arg-type]
+
+
 def test_a_handshake_that_is_answered_while_the_server_stops_is_refused(start: Any) -> None:
     go = gevent.event.Event()
 

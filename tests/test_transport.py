@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -91,10 +92,28 @@ def test_large_input_comes_in_larger_pieces(pair: Pair) -> None:
     sender = gevent.spawn(theirs.sendall, bytes(2_000_000))
     sizes = []
     while sum(sizes) < 2_000_000:
-        sizes.append(len(transport.recv(5)))
+        sizes.append(len(transport.recv(5, expected=2_000_000 - sum(sizes) if sizes else 0)))
     sender.get()
     assert sizes[0] <= 16 * 1024
     assert max(sizes) > 16 * 1024
+
+
+def test_others_run_between_two_reads_of_a_peer_that_sends_without_end(pair: Pair) -> None:
+    transport, theirs = pair
+    sender = gevent.spawn(theirs.sendall, bytes(2_000_000))
+    turns = []
+
+    def take_turns() -> None:
+        while True:
+            turns.append(transport.bytes_received)
+            gevent.sleep(0)
+
+    other = gevent.spawn(take_turns)
+    while transport.bytes_received < 2_000_000:
+        transport.recv(5)
+    sender.get()
+    other.kill()
+    assert max(later - earlier for earlier, later in itertools.pairwise(turns)) <= 64 * 1024
 
 
 def test_the_listener_is_told_once_that_there_is_something_to_read(pair: Pair, ear: Ear) -> None:
@@ -147,6 +166,17 @@ def test_drain_times_out_and_what_was_written_still_leaves(pair: Pair) -> None:
     received = 0
     while received < 2_000_000:
         received += len(theirs.recv(100_000))
+
+
+def test_drain_is_patient_with_a_peer_that_reads_slowly(pair: Pair) -> None:
+    transport, theirs = pair
+    transport.write(bytes(3_000_000))
+    drainer = gevent.spawn(transport.drain, 0.2)
+    received = 0
+    while received < 3_000_000:
+        received += len(theirs.recv(200_000))
+        gevent.sleep(0.03)
+    drainer.get(timeout=5)
 
 
 def test_drain_waits_only_for_what_was_written_before(pair: Pair) -> None:
@@ -244,3 +274,12 @@ def test_a_call_from_another_thread_runs_in_the_hub_s_thread(with_hub: bool) -> 
         gevent.sleep(0.001)
     assert outcome[0] == threading.get_ident()
     assert isinstance(outcome[1], ZeroDivisionError)
+
+
+def test_a_call_to_a_thread_that_has_ended_is_an_error() -> None:
+    hubs: list[Any] = []
+    thread = threading.Thread(target=lambda: hubs.append(gevent.get_hub()))
+    thread.start()
+    thread.join()
+    with pytest.raises(InvalidState, match="has ended"):
+        gevent.get_hub().threadpool.apply(call_in_hub, (hubs[0], print))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import socket
 import threading
 import time
 import tracemalloc
@@ -15,7 +16,7 @@ import gevent
 import gevent.event
 import gevent.socket
 import pytest
-from rawclient import BINARY, CLOSE, PING, PONG, TEXT, RawClient, close_frame, frame
+from rawclient import BINARY, CLOSE, PING, PONG, TEXT, RawClient, close_frame, frame, request
 from waiting import wait_until
 
 from geventws import ConnectionClosed, DeflateOptions, InvalidState, State, WebSocket, WebSocketError
@@ -92,6 +93,82 @@ def test_receive_times_out_and_the_connection_goes_on(hold: Any) -> None:
             held.ws.receive(timeout=seconds)
     held.client.send(frame(TEXT, "later"))
     assert held.ws.receive(timeout=5) == "later"
+
+
+def test_receive_with_no_time_takes_what_nobody_has_looked_at_yet(hold: Any) -> None:
+    held = hold()
+    gevent.sleep(0.01)
+    held.client.send(frame(TEXT, "one") + frame(TEXT, "two"))
+    assert held.ws.receive(timeout=0) == "one"
+    assert held.ws.receive(timeout=0) == "two"
+    with pytest.raises(TimeoutError):
+        held.ws.receive(timeout=0)
+
+
+@pytest.mark.parametrize("timeout", ["5", float("nan"), True])
+def test_a_timeout_that_is_no_number_is_a_type_error(hold: Any, timeout: Any) -> None:
+    with pytest.raises(TypeError, match="timeout"):
+        hold().ws.receive(timeout=timeout)
+
+
+def flood(client: RawClient, data: bytes) -> None:
+    """Send without end, until the connection is gone."""
+    try:
+        while True:
+            client.send(data)
+    except OSError:
+        pass
+
+
+@pytest.mark.parametrize("what", [frame(PONG), frame(PING), frame(TEXT)], ids=["pongs", "pings", "empty messages"])
+@pytest.mark.parametrize("reading", [True, False], ids=["receiving", "sleeping"])
+def test_a_peer_that_floods_does_not_keep_others_from_being_served(serve: Any, what: bytes, reading: bool) -> None:
+    def handler(ws: WebSocket) -> None:
+        if ws.path == "/flood":
+            while not ws.closed:
+                if reading:
+                    ws.receive()
+                else:
+                    gevent.sleep(0.01)
+        else:
+            for message in ws:
+                ws.send(message)
+
+    served = serve(app_of(handler))
+    with served.client("/flood") as flooding, served.client("/") as other:
+        flooder = gevent.get_hub().threadpool.spawn(flood_natively, served.address, what * 5000)
+        slowest = 0.0
+        for _ in range(20):
+            started = time.monotonic()
+            other.send(frame(TEXT, "hello"))
+            assert other.read_text() == "hello"
+            slowest = max(slowest, time.monotonic() - started)
+        assert slowest < 0.5
+        flooding.close_handshake()
+        flooder.get(timeout=10)
+
+
+def flood_natively(address: tuple[str, int], data: bytes) -> None:
+    """In a thread, so that it takes no turns from the hub: flood a connection of its own for a second."""
+    until = time.monotonic() + 1
+    with socket.create_connection(address, timeout=1) as flooding:
+        flooding.sendall(request("/flood"))
+        flooding.recv(1000)
+        try:
+            while time.monotonic() < until:
+                flooding.sendall(data)
+        except OSError:
+            pass
+
+
+def test_receive_times_out_though_the_peer_floods_with_pongs(hold: Any) -> None:
+    held = hold()
+    flooder = gevent.spawn(flood, held.client, frame(PONG) * 1000)
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        held.ws.receive(timeout=0.2)
+    assert time.monotonic() - started < 1
+    flooder.kill()
 
 
 def test_receive_with_no_time_takes_what_is_there(hold: Any) -> None:
@@ -274,6 +351,29 @@ def test_a_close_code_is_not_lost_to_a_peer_that_closes_and_goes(serve: Any) -> 
     assert told == [(4003, "done", "last words")]
 
 
+def test_no_message_is_lost_to_a_send_that_finds_the_peer_gone(serve: Any) -> None:
+    """Nor the close code behind them, though they are more than are read ahead otherwise."""
+    told: list[Any] = []
+    go = gevent.event.Event()
+
+    def handler(ws: WebSocket) -> None:
+        ws.accept()
+        go.wait()
+        try:
+            while True:
+                ws.send(b"x")  # Without a pause: the hub does not get a chance to read.
+        except ConnectionClosed:
+            told.append((ws.close_code, list(ws)))
+
+    client = serve(app_of(handler), max_queue=8).client("/")
+    gevent.sleep(0.01)
+    go.set()
+    client.send(b"".join(frame(TEXT, str(number)) for number in range(100)) + close_frame(4005))
+    client.socket.close()
+    wait_until(lambda: told)
+    assert told == [(4005, [str(number) for number in range(100)])]
+
+
 def test_messages_that_came_before_the_close_are_received_after_it(serve: Any) -> None:
     received: list[Any] = []
     ended = gevent.event.Event()
@@ -453,6 +553,24 @@ def test_a_killed_sender_leaves_no_torn_frame(hold: Any) -> None:
     assert held.client.read_text() == "whole"
     follower.get(timeout=5)
     assert held.ws.buffered_amount == 0
+
+
+def test_senders_that_give_up_early_do_not_pile_up_what_the_peer_does_not_read(hold: Any) -> None:
+    held = hold(send_timeout=5)
+    for _ in range(20):
+        with gevent.Timeout(0.005, False):
+            held.ws.send(b"x" * 5_000_000)
+    assert held.ws.buffered_amount < 5_100_000
+
+
+def test_a_peer_that_reads_slowly_is_not_given_up(hold: Any) -> None:
+    held = hold(send_timeout=0.2)
+    sender = gevent.spawn(held.ws.send, b"x" * 5_000_000)
+    received = 0
+    while received < 5_000_010:
+        received += len(held.client.socket.recv(200_000))
+        gevent.sleep(0.02)
+    sender.get(timeout=5)
 
 
 def test_a_peer_that_stops_reading_is_given_up_after_send_timeout(hold: Any) -> None:
@@ -670,6 +788,33 @@ def test_a_close_frame_without_a_code_is_1005(hold: Any) -> None:
     assert held.client.read_close() is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("1000",), "close code"), ((1000.5,), "close code"), (([1000],), "close code"), ((1000, 5), "reason")],
+)
+def test_what_cannot_be_a_code_or_a_reason_is_a_type_error_and_the_connection_goes_on(
+    hold: Any, arguments: Any, said: str
+) -> None:
+    held = hold()
+    with pytest.raises(TypeError, match=said):
+        held.ws.close(*arguments)
+    assert not held.ws.closed
+
+
+def test_a_with_block_left_by_an_exception_before_the_accept_answers_nothing(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        try:
+            with environ["wsgi.websocket"]:
+                raise PermissionError
+        except PermissionError:
+            start_response("403 Forbidden", [("Content-Length", "0")])
+        return []
+
+    with serve(app).client() as client:
+        client.send(request())
+        assert client.read_response().status == 403
+
+
 def test_leaving_a_with_block_closes(hold: Any) -> None:
     held = hold()
 
@@ -885,6 +1030,37 @@ def test_counts_count_messages_and_bytes_both_ways(hold: Any) -> None:
     held.ws.receive()
     held.ws.send("sixsix")
     assert held.ws.counts == (1, 10, 1, 8)
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["raises", "waits"])
+def test_a_log_handler_that_waits_or_raises_does_not_hold_up_the_end_of_a_connection(hold: Any, fails: bool) -> None:
+    class Awkward(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            gevent.sleep(0.01)
+            if fails and mine and "is closed" in record.msg and record.args[0] is mine[0]:  # type: ignore[index]
+                raise LookupError("from the log handler")
+
+    mine: list[WebSocket] = []
+    log = logging.getLogger("geventws.connection")
+    awkward, level = Awkward(), log.level
+    log.addHandler(awkward)
+    log.setLevel(logging.INFO)
+    try:
+        held = hold(close_timeout=0.05)
+        mine.append(held.ws)
+        receiver = gevent.spawn(held.ws.receive)
+        gevent.sleep(0)
+        held.ws.close()
+        assert receiver.get(timeout=2) is None
+        wait_until(lambda: not held.served.server.websockets)
+        held.done.set()
+        held.served.access_log()
+        if fails:
+            wait_until(lambda: held.served.errors)
+            held.served.errors.clear()
+    finally:
+        log.removeHandler(awkward)
+        log.setLevel(level)
 
 
 def test_the_life_of_a_connection_is_logged_in_two_lines_and_its_messages_for_debugging(

@@ -148,6 +148,16 @@ class Connection:
         return bool(self._data)
 
     @property
+    def expected(self) -> int:
+        """How many bytes are known to come: what is missing of the frame under way."""
+        return self._left
+
+    @property
+    def compressed(self) -> bool:
+        """Whether permessage-deflate was agreed on."""
+        return self._deflate is not None
+
+    @property
     def over(self) -> bool:
         """Whether nothing more is to be read: both Close frames went through, the connection failed, or TCP ended."""
         return self.close_received or self.failure is not None or self.state is State.CLOSED

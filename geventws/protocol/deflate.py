@@ -19,6 +19,8 @@ _TAIL = b"\x00\x00\xff\xff"
 _SMALLEST_WINDOW = 9
 _LARGEST_WINDOW = 15
 _AFTER_FINAL = 256
+# Each costs a new zlib object. Senders that use them at all use one a message.
+_MOST_FINAL_BLOCKS = 1000
 
 Parameters = list[tuple[str, "str | None"]]
 
@@ -171,6 +173,7 @@ class Deflate:
 
     __slots__ = (
         "_compressor",
+        "_final_blocks",
         "_inflater",
         "_options",
         "_receive_bits",
@@ -189,6 +192,7 @@ class Deflate:
         self._receive_bits, self._receive_fresh = theirs if server else ours
         self._compressor: zlib._Compress | None = None
         self._inflater: zlib._Decompress | None = None
+        self._final_blocks = 0
 
     def compress(self, payload: bytes) -> bytes:
         """The payload of a message, not empty, as RFC 7692 section 7.2.1 has it sent."""
@@ -223,6 +227,9 @@ class Deflate:
             if inflater.eof:
                 # 7.2.3.4: a block with BFINAL set ends zlib's stream, not the message. There may be many, and zlib copies
                 # what is left each time: so it is left less.
+                self._final_blocks += 1
+                if self._final_blocks > _MOST_FINAL_BLOCKS:
+                    raise InvalidPayload(f"a compressed message has more than {_MOST_FINAL_BLOCKS} final blocks")
                 rest = inflater.unused_data
                 pieces += [rest[at : at + _AFTER_FINAL] for at in reversed(range(0, len(rest), _AFTER_FINAL))]
                 self._inflater = None
@@ -230,6 +237,7 @@ class Deflate:
     def finish(self, message: Assembly) -> None:
         """The message's last piece has been inflated. Raises as `inflate` does."""
         self.inflate(_TAIL, message)
+        self._final_blocks = 0
         if self._receive_fresh:
             self._inflater = None
 
