@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
+if os.environ.get("GEVENTWS_PATCHED") == "1":
+    # The same tests in a process of the kind that many programs on gevent are.
+    from gevent import monkey
+
+    monkey.patch_all()
+
 import contextlib
 import io
 import traceback

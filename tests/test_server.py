@@ -14,6 +14,7 @@ import gevent.socket
 import gevent.ssl
 import pytest
 import trustme
+from gevent.monkey import is_module_patched
 from rawclient import TEXT, RawClient, close_frame, frame, request
 from waiting import wait_until
 
@@ -60,6 +61,7 @@ def test_a_wrong_option_is_an_error_when_the_server_is_made() -> None:
         WebSocketServer(("127.0.0.1", 0), echo, max_queue=0)
 
 
+@pytest.mark.skipif(is_module_patched("ssl"), reason="in a patched process every context is gevent's")
 def test_an_ssl_context_that_would_block_everything_is_a_type_error() -> None:
     with pytest.raises(TypeError, match=r"gevent\.ssl"):
         WebSocketServer(("127.0.0.1", 0), echo, ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))

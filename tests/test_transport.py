@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
 import gevent.socket
 import pytest
+from gevent.monkey import get_original
 from waiting import wait_until
 
 from geventws import InvalidState
@@ -252,6 +253,20 @@ def test_close_wakes_whoever_waits_and_tells_the_listener_once(pair: Pair, ear: 
     assert transport.recv(None) == b""
 
 
+def run_natively(function: Callable[[], None]) -> None:
+    """Run `function` in a native thread, also where the process is patched, and wait for it cooperatively."""
+    ended: list[bool] = []
+
+    def run() -> None:
+        try:
+            function()
+        finally:
+            ended.append(True)
+
+    get_original("_thread", "start_new_thread")(run, ())
+    wait_until(lambda: ended)
+
+
 @pytest.mark.parametrize("with_hub", [False, True], ids=["plain thread", "thread with a hub of its own"])
 def test_a_call_from_another_thread_runs_in_the_hub_s_thread(with_hub: bool) -> None:
     hub = gevent.get_hub()
@@ -260,7 +275,7 @@ def test_a_call_from_another_thread_runs_in_the_hub_s_thread(with_hub: bool) -> 
     def ask() -> None:
         if with_hub:
             gevent.get_hub()
-        outcome.append(call_in_hub(hub, threading.get_ident))
+        outcome.append(call_in_hub(hub, gevent.get_hub))
         try:
             call_in_hub(hub, lambda: 1 // 0)
         except ZeroDivisionError as error:
@@ -268,18 +283,14 @@ def test_a_call_from_another_thread_runs_in_the_hub_s_thread(with_hub: bool) -> 
         if with_hub:
             gevent.get_hub().destroy(destroy_loop=True)
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    while thread.is_alive():
-        gevent.sleep(0.001)
-    assert outcome[0] == threading.get_ident()
+    run_natively(ask)
+    assert outcome[0] is hub
     assert isinstance(outcome[1], ZeroDivisionError)
 
 
 def test_a_call_to_a_thread_that_has_ended_is_an_error() -> None:
     hubs: list[Any] = []
-    thread = threading.Thread(target=lambda: hubs.append(gevent.get_hub()))
-    thread.start()
-    thread.join()
+    run_natively(lambda: hubs.append(gevent.get_hub()))
+    wait_until(lambda: hubs[0].thread_ident not in sys._current_frames())
     with pytest.raises(InvalidState, match="has ended"):
-        gevent.get_hub().threadpool.apply(call_in_hub, (hubs[0], print))
+        call_in_hub(hubs[0], print)
