@@ -19,7 +19,7 @@ from gevent.ssl import SSLSocket
 
 from .exceptions import InvalidState
 
-__all__ = ["GeventTransport", "Listener", "Transport", "call_in_hub", "in_hub_of"]
+__all__ = ["GeventTransport", "Listener", "Transport", "call_in_hub"]
 
 T = TypeVar("T")
 
@@ -51,10 +51,8 @@ class Transport(Protocol):
 
     bytes_received: int
     bytes_sent: int
-
-    @property
-    def backlog(self) -> int:
-        """Bytes written that the operating system has not taken yet."""
+    backlog: int
+    """Bytes written that the operating system has not taken yet."""
 
     @property
     def receiving(self) -> bool:
@@ -109,7 +107,6 @@ class GeventTransport:
     """
 
     __slots__ = (
-        "_backlog",
         "_closed",
         "_discarding",
         "_drainers",
@@ -117,7 +114,6 @@ class GeventTransport:
         "_finishing",
         "_hub",
         "_listener",
-        "_queued",
         "_read_watcher",
         "_readable",
         "_receiver",
@@ -125,8 +121,10 @@ class GeventTransport:
         "_send",
         "_socket",
         "_tls",
+        "_unsent",
         "_watching",
         "_write_watcher",
+        "backlog",
         "bytes_received",
         "bytes_sent",
     )
@@ -146,8 +144,8 @@ class GeventTransport:
         self._readable = self._tls and socket.pending() > 0
         self._receiver: Any = None
         self._write_watcher: Any = None
-        self._backlog: deque[memoryview] = deque()
-        self._queued = 0
+        self._unsent: deque[memoryview] = deque()
+        self.backlog = 0
         self._drainers: deque[tuple[int, Waiter[bool]]] = deque()
         self._finishing = self._discarding = self._eof = self._closed = False
         self.bytes_received = 0
@@ -191,7 +189,8 @@ class GeventTransport:
     def _wait_readable(self, timeout: float | None) -> None:
         if self._receiver is not None:
             raise InvalidState("another greenlet is already waiting in receive() on this connection")
-        self.watch()
+        if not self._watching:
+            self.watch()
         timer = None
         if timeout is not None:
             timer = self._hub.loop.timer(max(timeout, 0))
@@ -249,25 +248,22 @@ class GeventTransport:
 
     # Writing.
 
-    @property
-    def backlog(self) -> int:
-        return self._queued - self.bytes_sent
-
     def write(self, data: bytes) -> bool:
         if self._closed or self._finishing:
             raise BrokenPipeError("the connection is closed")
-        self._queued += len(data)
-        if self._backlog:
-            self._backlog.append(memoryview(data))
+        if self.backlog:
+            self._unsent.append(memoryview(data))
+            self.backlog += len(data)
             return False
         try:
             sent = self._send(data)
         except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
             sent = 0
         self.bytes_sent += sent
-        if self._queued == self.bytes_sent:
+        if sent == len(data):
             return True
-        self._backlog.append(memoryview(data)[sent:])
+        self._unsent.append(memoryview(data)[sent:])
+        self.backlog = len(data) - sent
         self._flush_later()
         return False
 
@@ -282,25 +278,26 @@ class GeventTransport:
         except OSError:
             self._drop_backlog()
             return
-        if not self._backlog:
+        if not self.backlog:
             self._stop_writing()
             if self._finishing:
                 self._end_stream()
         self._wake_drainers()
 
     def _flush(self) -> None:
-        while self._backlog:
-            head = self._backlog[0]
+        while self._unsent:
+            head = self._unsent[0]
             try:
                 sent = self._send(head)
             except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
                 return
             self.bytes_sent += sent
+            self.backlog -= sent
             if sent < len(head):
                 # What is left is offered again in the same place: TLS insists on that.
-                self._backlog[0] = head[sent:]
+                self._unsent[0] = head[sent:]
                 return
-            self._backlog.popleft()
+            self._unsent.popleft()
 
     def _stop_writing(self) -> None:
         watcher, self._write_watcher = self._write_watcher, None
@@ -316,18 +313,18 @@ class GeventTransport:
     def _drop_backlog(self) -> None:
         """In the hub: the peer is gone, or the connection is closed. What was to be sent cannot be."""
         self._stop_writing()
-        self._backlog.clear()
-        self._queued = self.bytes_sent
+        self._unsent.clear()
+        self.backlog = 0
         while self._drainers:
             self._drainers.popleft()[1].throw(BrokenPipeError("the connection is closed"))
         if self._finishing:
             self.close()
 
     def drain(self, timeout: float | None) -> None:
-        if not self._backlog:
+        if not self.backlog:
             return
         waiter: Waiter[bool] = Waiter()
-        entry = (self._queued, waiter)
+        entry = (self.bytes_sent + self.backlog, waiter)
         self._drainers.append(entry)
         timer = None
         if timeout is not None:
@@ -356,7 +353,7 @@ class GeventTransport:
             return
         self._finishing = True
         self._readable = True  # Whoever comes to recv is told of the end at once.
-        if not self._backlog:
+        if not self._unsent:
             self._end_stream()
         if self._receiver is not None:
             self._hub.loop.run_callback(self._wake, self)
@@ -419,11 +416,6 @@ class GeventTransport:
                 listener.on_closed()
         finally:
             self._wake(self)
-
-
-def in_hub_of(hub: Hub) -> bool:
-    """Whether the caller is in the thread that `hub` belongs to. (Idents of threads tell nothing once they are patched.)"""
-    return get_hub_if_exists() is hub
 
 
 def call_in_hub(hub: Hub, function: Callable[..., T], *args: Any) -> T:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import gevent
+from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 
 from .codes import CloseCode, Opcode
@@ -23,7 +24,7 @@ from .options import WebSocketOptions
 from .protocol import CloseReceived, Connection, PingReceived, PongReceived, Role, State
 from .protocol.deflate import Deflate
 from .protocol.handshake import OpeningRequest, accept_response, choose_subprotocol, negotiate, origin_allowed
-from .transport import Listener, Transport, call_in_hub, in_hub_of
+from .transport import Listener, Transport, call_in_hub
 
 __all__ = ["MSG_ALREADY_CLOSED", "MSG_CLOSED", "MSG_SOCKET_DEAD", "Header", "Upgrade", "WebSocket", "WebSocketError"]
 
@@ -198,7 +199,7 @@ class WebSocket:
         """
         if self._connection is not None:
             raise InvalidState("the opening handshake has been answered already: accept() is called once, and first")
-        if not in_hub_of(self._hub):
+        if get_hub_if_exists() is not self._hub:
             self._elsewhere(self.accept, subprotocol, headers)
             return
         self._check_refusal()
@@ -275,7 +276,7 @@ class WebSocket:
         """
         if timeout is not None:
             _check_number("timeout", timeout)
-        if not in_hub_of(self._hub):
+        if get_hub_if_exists() is not self._hub:
             received: str | bytes | None = self._elsewhere(self.receive, timeout)
             return received
         connection = self._connection or self._open()
@@ -477,7 +478,7 @@ class WebSocket:
             TypeError: `message` is neither `str` nor bytes-like.
             ValueError: text that is not Unicode (a lone surrogate), or with binary=False not UTF-8.
         """
-        if not in_hub_of(self._hub):
+        if get_hub_if_exists() is not self._hub:
             self._elsewhere(self.send, message, binary)
             return
         connection = self._connection or self._open()
@@ -526,7 +527,7 @@ class WebSocket:
         self._send_control(Connection.send_ping, _encode(payload, None)[0])
 
     def _send_control(self, send: Callable[[Connection, bytes], None], payload: bytes) -> None:
-        if not in_hub_of(self._hub):
+        if get_hub_if_exists() is not self._hub:
             self._elsewhere(self._send_control, send, payload)
             return
         connection = self._connection or self._open()
@@ -610,7 +611,7 @@ class WebSocket:
             TypeError: a code that is no whole number, or a reason that is no text.
         """
         _check_close(code, message or reason)
-        if not in_hub_of(self._hub):
+        if get_hub_if_exists() is not self._hub:
             self._elsewhere(self.close, code, reason, message)
             return
         if self._refusal is not None or self._ended:
@@ -649,7 +650,7 @@ class WebSocket:
 
     def hang_up(self) -> None:
         """Close TCP at once, without waiting for the peer: for servers, when its time is up. What was sent still leaves."""
-        if not in_hub_of(self._hub):
+        if get_hub_if_exists() is not self._hub:
             self._elsewhere(self.hang_up)
             return
         if self._connection is not None and not self._ended:

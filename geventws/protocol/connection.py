@@ -16,7 +16,7 @@ from ..exceptions import ConnectionClosed, InvalidPayload, ProtocolError
 from .deflate import Deflate, refuse_compressed
 from .frames import FIN, MAX_CONTROL_PAYLOAD, RSV1, build_frame, parse_header
 from .masking import apply_mask
-from .messages import Assembly, decode_text, too_big
+from .messages import Assembly, not_utf8, too_big
 from .states import Event, State, next_state
 
 __all__ = ["CloseReceived", "Connection", "Message", "PingReceived", "PongReceived", "Role"]
@@ -73,12 +73,10 @@ class Connection:
     __slots__ = (
         "_assembly",
         "_compressed_left",
-        "_data",
         "_deflate",
         "_final",
         "_inflating",
         "_key",
-        "_left",
         "_mask_in",
         "_mask_out",
         "_max_message_size",
@@ -89,10 +87,12 @@ class Connection:
         "close_reason",
         "close_received",
         "close_sent",
+        "expected",
         "failure",
         "messages_received",
         "messages_sent",
         "state",
+        "unparsed",
     )
 
     def __init__(self, role: Role, *, max_message_size: int = 1 << 20, deflate: Deflate | None = None) -> None:
@@ -111,15 +111,17 @@ class Connection:
         self._mask_out = role is Role.CLIENT
         self._max_message_size = max_message_size
         self._deflate = deflate
-        self._data = b""
+        self.unparsed = b""
+        """Bytes received that no event has come of yet, from `_offset` on."""
         self._offset = 0
         self._out: list[bytes] = []
         # The message under way, if it did not come in one piece.
         self._assembly: Assembly | None = None
         self._inflating = False
         self._compressed_left = 0
-        # The frame under way: payload still to come, its masking key (turned to the next octet), whether it is the last.
-        self._left = -1
+        self.expected = -1
+        """How many bytes of the payload under way are still to come; -1 between two frames."""
+        # Of the frame under way: the masking key, turned to the next octet, and whether it is the message's last.
         self._key: bytes | None = None
         self._final = False
 
@@ -129,10 +131,10 @@ class Connection:
         """Take bytes that came from the peer. `next_event` then gives what they hold. Nothing once the connection is `over`."""
         if self.state is not _OPEN and self.over:
             return
-        if self._data:
-            self._data = self._data[self._offset :] + data
+        if self.unparsed:
+            self.unparsed = self.unparsed[self._offset :] + data
         else:
-            self._data = data
+            self.unparsed = data
         self._offset = 0
 
     def receive_eof(self) -> None:
@@ -141,16 +143,6 @@ class Connection:
         self._drop_input()
         if self.close_code is None:
             self.close_code = CloseCode.ABNORMAL_CLOSURE
-
-    @property
-    def unparsed(self) -> bool:
-        """Whether there are bytes that `next_event` has not looked at, or that are the beginning of a frame."""
-        return bool(self._data)
-
-    @property
-    def expected(self) -> int:
-        """How many bytes are known to come: what is missing of the frame under way."""
-        return self._left
 
     @property
     def compressed(self) -> bool:
@@ -169,15 +161,15 @@ class Connection:
         """
         try:
             while True:
-                if self._left >= 0:
+                if self.expected >= 0:
                     message = self._take_payload()
-                    if message is None and self._left >= 0:
+                    if message is None and self.expected >= 0:
                         return None
                     if message is None:
                         continue
                     self.messages_received += 1
                     return message
-                data = self._data
+                data = self.unparsed
                 if not data:
                     return None
                 header = parse_header(data, self._offset, self._mask_in)
@@ -195,7 +187,7 @@ class Connection:
                     return None
                 payload = data[start:end] if key is None else apply_mask(data[start:end], key)
                 if end == len(data):
-                    self._data = b""
+                    self.unparsed = b""
                 else:
                     self._offset = end
                 if opcode >= 8:
@@ -205,12 +197,14 @@ class Connection:
                     return event
                 if self.state is not _OPEN:
                     continue  # We sent a Close frame: what the peer still sends before it answers is dropped unseen.
-                message = decode_text(payload) if opcode == _TEXT else payload
+                message = str(payload, "utf-8") if opcode == _TEXT else payload
                 self.messages_received += 1
                 return message
         except ProtocolError as error:
             self._fail(error)
-            return None
+        except UnicodeDecodeError as error:
+            self._fail(not_utf8(error))
+        return None
 
     def _begin_payload(self, first: int, size: int, start: int, key: bytes | None) -> None:
         """A data frame begins that is not a whole plain message that lies in the buffer."""
@@ -234,28 +228,28 @@ class Connection:
         if size > (self._compressed_left if self._inflating else message.room):
             raise too_big(self._max_message_size)
         self._compressed_left -= size
-        self._left = size
+        self.expected = size
         self._key = key
         self._final = bool(first & FIN)
         self._offset = start
 
     def _take_payload(self) -> str | bytes | None:
-        """Take what there is of the frame under way. The message, if that completes it; `_left` < 0 once the frame is over."""
+        """Take what there is of the frame under way. The message, if that completes it; `expected` < 0 once it is over."""
         message = self._assembly
         assert message is not None
-        available = len(self._data) - self._offset
-        size = min(self._left, available)
-        piece = self._data[self._offset : self._offset + size] if size < available or self._offset else self._data
+        available = len(self.unparsed) - self._offset
+        size = min(self.expected, available)
+        piece = self.unparsed[self._offset : self._offset + size] if size < available or self._offset else self.unparsed
         if self._key is not None:
             piece = apply_mask(piece, self._key)
             turn = size & 3
             self._key = self._key[turn:] + self._key[:turn]
         if size == available:
-            self._data = b""
+            self.unparsed = b""
             self._offset = 0
         else:
             self._offset += size
-        self._left -= size
+        self.expected -= size
         dropped = self.state is not _OPEN
         deflate = self._deflate if self._inflating else None
         if dropped:
@@ -264,9 +258,9 @@ class Connection:
             deflate.inflate(piece, message)
         else:
             message.add(piece)
-        if self._left:
+        if self.expected:
             return None
-        self._left = -1
+        self.expected = -1
         if not self._final:
             return None
         self._assembly = None
@@ -310,9 +304,9 @@ class Connection:
             self._queue(FIN | _CLOSE, _close_payload(error.close_code, str(error)[:123]))
 
     def _drop_input(self) -> None:
-        self._data = b""
+        self.unparsed = b""
         self._offset = 0
-        self._left = -1
+        self.expected = -1
         self._assembly = None
 
     # What goes out.

@@ -7,7 +7,7 @@ import codecs
 from ..codes import Opcode
 from ..exceptions import InvalidPayload, MessageTooBig
 
-__all__ = ["Assembly", "decode_text", "too_big"]
+__all__ = ["Assembly", "decode_text", "not_utf8", "too_big"]
 
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -17,16 +17,17 @@ def too_big(limit: int) -> MessageTooBig:
     return MessageTooBig(f"the message is longer than {limit} bytes")
 
 
+def not_utf8(error: UnicodeDecodeError) -> InvalidPayload:
+    """The error for text that is not UTF-8 (section 8.1)."""
+    return InvalidPayload(f"text is not UTF-8: {error.reason}")
+
+
 def decode_text(payload: bytes | bytearray) -> str:
     """The text of a whole message. Raises `InvalidPayload` where it is not UTF-8."""
     try:
         return str(payload, "utf-8")
     except UnicodeDecodeError as error:
-        raise _not_utf8(error) from error
-
-
-def _not_utf8(error: UnicodeDecodeError) -> InvalidPayload:
-    return InvalidPayload(f"text is not UTF-8: {error.reason}")
+        raise not_utf8(error) from error
 
 
 class Assembly:
@@ -62,7 +63,7 @@ class Assembly:
         try:
             decoder.decode(piece)
         except UnicodeDecodeError as error:
-            raise _not_utf8(error) from error
+            raise not_utf8(error) from error
         pending = decoder.getstate()[0]
         # Python's decoder waits for the third octet of what would be a surrogate; the second one gives it away.
         if len(pending) == 2 and pending[0] == 0xED and pending[1] >= 0xA0:

@@ -102,7 +102,7 @@ def outcome(connection: Connection, chunks: Iterable[bytes]) -> Outcome:
         connection.close_code,
         connection.close_reason,
         None if connection.failure is None else str(connection.failure),
-        connection.unparsed,
+        bool(connection.unparsed),
     )
 
 
