@@ -166,7 +166,16 @@ class GeventTransport:
                 data = self.recv_ready(expected)
                 if data is not None:
                     return data
-            self._wait_readable(timeout)
+            if timeout is not None or not self._watching or self._receiver is not None:
+                self._wait_readable(timeout)
+                continue
+            # The usual case of it: no timer, and the watcher is running.
+            self._receiver = getcurrent()
+            try:
+                while self._hub.switch() is not self:
+                    pass
+            finally:
+                self._receiver = None
 
     def recv_ready(self, expected: int = 0) -> bytes | None:
         if self._closed or self._eof or self._finishing:

@@ -484,7 +484,9 @@ class WebSocket:
         connection = self._connection or self._open()
         if connection.state is not _OPEN:
             raise connection.closed_error()
-        if self._transport is not None and self._transport.backlog:
+        transport = self._transport
+        assert transport is not None
+        if transport.backlog:
             self._wait_for_room(connection)
         if binary is None and message.__class__ is str:
             payload, opcode = message.encode(), _TEXT
@@ -495,7 +497,12 @@ class WebSocket:
         if self._logging:
             self._log_message(">", message)
         connection.send_message(payload, opcode)
-        if not self._write(connection.data_to_send()):
+        try:
+            sent = transport.write(connection.data_to_send())
+        except OSError:
+            self._lost_while_sending()
+            sent = False
+        if not sent:
             self._wait_until_sent(connection)
 
     def send_frame(self, message: str | bytes, opcode: int) -> None:

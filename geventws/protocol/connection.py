@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..codes import CloseCode, Opcode, is_sendable_close_code
 from ..exceptions import ConnectionClosed, InvalidPayload, ProtocolError
 from .deflate import Deflate, refuse_compressed
-from .frames import FIN, MAX_CONTROL_PAYLOAD, RSV1, build_frame, parse_header
+from .frames import FIN, MASKED, MAX_CONTROL_PAYLOAD, RSV1, build_frame, parse_header
 from .masking import apply_mask
 from .messages import Assembly, not_utf8, too_big
 from .states import Event, State, next_state
@@ -28,7 +28,10 @@ Message = str | bytes
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = (
     int(code) for code in (Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE, Opcode.PING, Opcode.PONG)
 )
+_FINAL_BINARY = FIN | _BINARY
+_FINAL = (FIN | _TEXT, _FINAL_BINARY)
 _OPEN = State.OPEN
+_from_bytes = int.from_bytes
 _uint16 = Struct("!H")
 
 
@@ -83,6 +86,7 @@ class Connection:
         "_offset",
         "_out",
         "_sent_close",
+        "_usual",
         "close_code",
         "close_reason",
         "close_received",
@@ -109,6 +113,7 @@ class Connection:
         self.messages_sent = 0
         self._mask_in = role is Role.SERVER
         self._mask_out = role is Role.CLIENT
+        self._usual = self._mask_in and max_message_size >= MAX_CONTROL_PAYLOAD
         self._max_message_size = max_message_size
         self._deflate = deflate
         self.unparsed = b""
@@ -159,6 +164,34 @@ class Connection:
 
         A peer that breaks the protocol makes the connection fail: the Close frame is queued, `failure` says what it was.
         """
+        # The usual case, without a call or an object on the way: a short message, whole and plain, from a client.
+        data = self.unparsed
+        at = self._offset
+        if self._usual and len(data) - at > 6 and self._assembly is None and self.state is _OPEN:
+            first = data[at]
+            size = data[at + 1] - MASKED
+            end = at + 6 + size
+            if first in _FINAL and 0 <= size <= MAX_CONTROL_PAYLOAD and end <= len(data):
+                repeated = (data[at + 2 : at + 6] * 32)[:size]
+                masked = _from_bytes(data[at + 6 : end], "little") ^ _from_bytes(repeated, "little")
+                payload = masked.to_bytes(size, "little")
+                if end == len(data):
+                    self.unparsed = b""
+                else:
+                    self._offset = end
+                if first == _FINAL_BINARY:
+                    self.messages_received += 1
+                    return payload
+                try:
+                    text = str(payload, "utf-8")
+                except UnicodeDecodeError as error:
+                    self._fail(not_utf8(error))
+                    return None
+                self.messages_received += 1
+                return text
+        return self._next_event()
+
+    def _next_event(self) -> str | bytes | PingReceived | PongReceived | CloseReceived | None:
         try:
             while True:
                 if self.expected >= 0:

@@ -11,7 +11,7 @@ from ..codes import Opcode
 from ..exceptions import ProtocolError
 from .masking import apply_mask
 
-__all__ = ["FIN", "MAX_CONTROL_PAYLOAD", "MAX_HEADER", "RSV1", "RSV2_RSV3", "build_frame", "parse_header"]
+__all__ = ["FIN", "MASKED", "MAX_CONTROL_PAYLOAD", "MAX_HEADER", "RSV1", "RSV2_RSV3", "build_frame", "parse_header"]
 
 FIN = 0x80
 RSV1 = 0x40
