@@ -49,7 +49,8 @@ class WebSocketOptions:
     """How long the peer has to answer a Close frame before TCP is closed on it."""
 
     send_timeout: float | None = 30.0
-    """How long `send` waits for a peer that does not read, before it gives up the connection."""
+    """How long a peer may read nothing of what is sent to it, before `send` gives up the connection. One that reads slowly
+    is waited for."""
 
     handshake_timeout: float | None = 10.0
     """How long a client may take to send the head of a request. Without it a client may hold a greenlet for ever."""

@@ -73,8 +73,8 @@ class WebSocket:
 
     A handler receives in its own greenlet and sends from wherever it likes:
 
-    - Every method may be called from any greenlet and any native thread. Frames never interleave, and messages leave in
-      the order in which `send` was called. Only one greenlet may wait in `receive` at a time (`InvalidState` for a second).
+    - Every method may be called from any greenlet and any native thread. Frames never interleave, and what one of them
+      sends leaves in its order. Only one greenlet may wait in `receive` at a time (`InvalidState` for a second).
     - Nothing has to be read for pings to be answered and for `closed` to become true when the peer leaves.
     - A handler may be killed, or run into a `gevent.Timeout`, at any point: no message is lost or torn by it.
 
@@ -468,7 +468,9 @@ class WebSocket:
     def send(self, message: str | bytes | bytearray | memoryview, binary: bool | None = None) -> None:
         """Send a message: `str` as text, bytes-like as binary.
 
-        Returns when the operating system has taken it; waits, at most `options.send_timeout`, while the peer does not read.
+        Returns when the operating system has taken it. Waits while the peer does not read; one that reads nothing for
+        `options.send_timeout` seconds is given up. A sender that is killed while it waits leaves no torn frame: its message
+        is sent whole, or, if others were waiting before it, not at all.
 
         Args:
             binary: True sends a `str` as binary, in UTF-8; False sends bytes-like UTF-8 as text.
