@@ -20,6 +20,7 @@ BIGGEST = ["12.5.10", "13.5.15"]
 
 JOBS = split(select(["1", "2", "3", "4", "5", "6", "7", "10", *QUICK, *BIGGEST]))
 
+
 @pytest.fixture(scope="module")
 def suite() -> Suite:
     try:
