@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -27,6 +29,8 @@ class OpenConnections:
     def __init__(self) -> None:
         self._handlers: dict[WebSocket, tuple[str, Any]] = {}
         self._per_address: Counter[str] = Counter()
+        self.idle: set[Any] = set()
+        """Handlers that wait for a first or next request on their TCP connection."""
         self.draining = False
         """Whether new ones are refused, because the server is being stopped."""
 
@@ -83,10 +87,15 @@ class OpenConnections:
     def drain(self, timeout: float, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
         """Refuse new connections, close all with `code`, and wait for their handlers to end.
 
+        TCP connections on which nothing is under way are closed, too.
+
         After `timeout` seconds TCP is closed on those peers that have not finished, and their handlers are killed.
         """
         self.draining = True
         handlers = {greenlet for _, greenlet in self._handlers.values()} - {gevent.getcurrent()}
+        for handler in list(self.idle):
+            with suppress(OSError):
+                handler.socket.shutdown(socket.SHUT_RDWR)
         for websocket in self:
             websocket.start_closing(code, reason)
         _wait_for(handlers, timeout)

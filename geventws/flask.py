@@ -225,8 +225,14 @@ class _WebSocketView:
         try:
             self._answer_handshake(app, ws)
             response = app.ensure_sync(self.view)(ws, **values)
-        except ConnectionClosed:
-            pass  # The peer left while the view was busy with it: that is how connections end.
+        except ConnectionClosed as error:
+            # The peer left while the view was busy with it: that is how connections end. While ours is open, or not yet
+            # there, it is another one's end that the view has not reckoned with.
+            if ws.state is State.CONNECTING:
+                raise
+            if ws.state is State.OPEN:
+                _failed(app, ws, error)
+                raise
         except HandshakeError as error:
             if ws.state is State.CONNECTING:
                 return _refusal(error)

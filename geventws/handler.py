@@ -112,6 +112,7 @@ class WebSocketHandler(WSGIHandler):
             pass  # The client left before it could be told what was wrong with its request.
         finally:
             self._leave()
+            self.websocket = None
 
     def handle_one_request(self) -> Any:
         """One request. A client that does not get its head together within `handshake_timeout` is answered 408."""
@@ -132,8 +133,13 @@ class WebSocketHandler(WSGIHandler):
         self._head_timer = None
         if seconds is not None and self._first_request:
             self._head_timer = Timeout.start_new(seconds)
-        if not self.rfile.peek(1):
-            return ""
+        idle = OpenConnections.of(self.server).idle
+        idle.add(self)
+        try:
+            if not self.rfile.peek(1):
+                return ""
+        finally:
+            idle.discard(self)
         self._head_begun = True
         if seconds is not None and self._head_timer is None:
             # Between two requests a client may keep the connection as long as it likes.
@@ -292,7 +298,12 @@ class WebSocketHandler(WSGIHandler):
             else:
                 self._refuse(error)
         except ConnectionClosed:
-            pass  # The peer left while the application was busy with it: that is how connections end.
+            # The peer left while the application was busy with it: that is how connections end. While ours is open, or
+            # not yet there, it is another one's end that the application has not reckoned with.
+            if websocket.state is State.CONNECTING:
+                raise
+            if websocket.state is State.OPEN:
+                self._failed(websocket)
         except GreenletExit:
             websocket.start_closing(CloseCode.GOING_AWAY)
             raise

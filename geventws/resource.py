@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 from .exceptions import ConnectionClosed
+from .protocol import State
 from .protocols.base import BaseProtocol
 from .websocket import WebSocket
 
@@ -31,7 +32,8 @@ class WebSocketApplication:
             for message in self.ws:
                 self.protocol.on_message(message)
         except ConnectionClosed:
-            pass  # A send found out before the next receive did.
+            if self.ws.state is State.OPEN:
+                raise  # It is another connection's end, which the application has not reckoned with.
         finally:
             self.protocol.on_close(self.ws.close_reason or None)
 

@@ -68,7 +68,13 @@ class Header(NamedTuple):
     flags: int = 0
 
 
-class WebSocket:
+class _Referable:
+    """May be referred to weakly. A class of its own, so that `WebSocket.__slots__` can be extended by old programs."""
+
+    __slots__ = ("__weakref__",)
+
+
+class WebSocket(_Referable):
     """One WebSocket connection, from the request on.
 
     A handler receives in its own greenlet and sends from wherever it likes:
@@ -90,7 +96,6 @@ class WebSocket:
     OPCODE_PONG = _PONG
 
     __slots__ = (
-        "__weakref__",
         "_awaiting_pong",
         "_bytes_before",
         "_closed_event",

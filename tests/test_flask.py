@@ -1062,6 +1062,39 @@ def test_an_exception_under_werkzeugs_debugger_closes_1011(
     assert capsys.readouterr().err.count("ValueError: after the accept") == 1
 
 
+def test_a_view_that_finds_its_connection_closing_logs_nothing(
+    app: Flask, sockets: Sockets, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it does when the server is being stopped: the peer has not answered yet."""
+
+    @sockets.route("/closing")
+    def closing(ws: Any) -> None:
+        ws.start_closing(1001)
+        ws.send("too late")
+
+    served = serve(app)
+    with served.client("/closing") as client:
+        assert closed_by_server(client) == 1001
+    served.access_log()
+    assert not tracebacks(caplog)
+
+
+def test_the_end_of_another_connection_that_ends_a_view_is_a_failure(
+    app: Flask, sockets: Sockets, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = ConnectionClosed(4000, "another one")
+
+    @sockets.route("/fail")
+    def fail(ws: Any) -> None:
+        raise error
+
+    served = serve(app)
+    with served.client("/fail") as client:
+        assert closed_by_server(client) == 1011
+    served.access_log()
+    assert only_traceback(caplog) is error
+
+
 def test_connection_closed_in_a_view_logs_nothing(
     app: Flask, sockets: Sockets, serve: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -556,6 +556,39 @@ def test_a_handler_that_fails_to_send_to_a_peer_that_left_logs_nothing(serve: An
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+def test_the_end_of_another_connection_that_ends_a_handler_is_a_failure(serve: Any, caplog: Any) -> None:
+    """A broadcast that does not reckon with those who have left."""
+    kept: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        kept.append(ws)
+        for message in ws:
+            for other in kept:
+                other.send(message)
+        return []
+
+    served = serve(app)
+    with served.client("/") as gone:
+        gone.close_handshake(4000)
+    served.access_log()
+    with served.client("/") as client:
+        client.send(frame(TEXT, "hello"))
+        assert client.read_close() == 1011
+    assert "ConnectionClosed: the connection is closed: 4000" in caplog.text
+
+
+def test_the_end_of_another_connection_before_the_accept_is_an_ordinary_500(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        raise ConnectionClosed(4000, "another one")
+
+    served = serve(app)
+    with served.client() as client:
+        client.send(request())
+        assert client.read_response().status == 500
+    assert "4000 another one" in served.errors.pop()
+
+
 def test_the_application_s_iterable_is_iterated_and_closed(serve: Any) -> None:
     events: list[str] = []
 
@@ -611,6 +644,30 @@ def test_a_client_that_goes_before_the_accept_ends_the_handler_quietly(serve: An
     gone.set()
     served.access_log()
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("refuse", [True, False])
+def test_a_handler_is_freed_without_the_collector_of_cycles(serve: Any, refuse: bool) -> None:
+    handlers: list[weakref.ref[Any]] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        handlers.append(weakref.ref(environ["wsgi.websocket"].handler))
+        if refuse:
+            start_response("403 Forbidden", [("Content-Length", "0")])
+            return []
+        return echo(environ, start_response)
+
+    served = serve(app)
+    gc.collect()
+    gc.disable()
+    try:
+        with served.client() as client:
+            client.send(request() + close_frame(1000))
+            client.read_response()
+        served.access_log()
+        wait_until(lambda: handlers[0]() is None)
+    finally:
+        gc.enable()
 
 
 def test_nothing_of_a_connection_is_kept_once_it_is_closed(serve: Any) -> None:

@@ -15,6 +15,7 @@ import gevent.ssl
 import pytest
 import trustme
 from gevent.monkey import is_module_patched
+from gevent.pool import Pool
 from rawclient import TEXT, RawClient, close_frame, frame, request
 from waiting import wait_until
 
@@ -153,9 +154,11 @@ def test_while_it_stops_new_upgrades_are_answered_503_and_connections_refused(st
         busy.open("/busy")
         kept.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert kept.read_response().body == b"plain"
+        kept.send(b"GET / HTTP/1.1\r\nHost: local")
+        wait_until(lambda: not server.websockets.idle)
         stopping = gevent.spawn(server.stop)
         assert busy.read_close() == 1001
-        kept.send(request())
+        kept.send(b"host\r\n" + request().partition(b"Host: localhost\r\n")[2])
         response = kept.read_response()
         assert response.status == 503
         assert b"stopped" in response.body
@@ -165,6 +168,21 @@ def test_while_it_stops_new_upgrades_are_answered_503_and_connections_refused(st
         stopping.get(timeout=5)
         with pytest.raises(OSError, match="refused"):
             RawClient(address)
+
+
+@pytest.mark.parametrize("spawn", [Pool, lambda: "default"], ids=["pool", "default"])
+def test_stop_closes_idle_connections_and_does_not_wait_for_them(start: Any, spawn: Any) -> None:
+    server = start(spawn=spawn(), drain_timeout=10)
+    address = ("127.0.0.1", server.server_port)
+    with RawClient(address) as kept_alive, RawClient(address) as new:
+        kept_alive.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert kept_alive.read_response().body == b"plain"
+        wait_until(lambda: len(server.websockets.idle) == 2)
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 2
+        assert kept_alive.at_end()
+        assert new.at_end()
 
 
 def test_stop_does_not_wait_for_a_handler_that_takes_its_time_to_be_killed(start: Any) -> None:

@@ -1,4 +1,4 @@
-// Runs the script of one test over Node's `ws`. The script has `connect`, `args`, and what Node has; what it returns is printed.
+// Runs the script of one test over Node's `ws`. It has `connect`, `origin` and `args`; what it returns is printed.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
