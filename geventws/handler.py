@@ -36,9 +36,6 @@ _REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nConten
 _TOO_MANY_HEADERS = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-_NOTHING = io.BytesIO()
-
-
 class Client:
     """An entry of `server.clients`, as gevent-websocket has them. Programs hang attributes of their own on it."""
 
@@ -283,7 +280,7 @@ class WebSocketHandler(WSGIHandler):
             read_ahead: bytes = reader.read1(io.DEFAULT_BUFFER_SIZE) or b""
         except OSError:
             read_ahead = b""  # There were none, and TLS says so with an error of its own.
-        self.rfile = self.wsgi_input.rfile = self.environ["wsgi.input"] = _NOTHING
+        self.rfile = self.wsgi_input.rfile = self.environ["wsgi.input"] = io.BytesIO()
         reader.close()
         return read_ahead
 
