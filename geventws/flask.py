@@ -225,6 +225,8 @@ class _WebSocketView:
         try:
             self._answer_handshake(app, ws)
             response = app.ensure_sync(self.view)(ws, **values)
+            if ws.state is State.CONNECTING and response is None:
+                ws.accept()  # It returned without a word: that is no refusal.
         except ConnectionClosed as error:
             # The peer left while the view was busy with it: that is how connections end. While ours is open, or not yet
             # there, it is another one's end that the view has not reckoned with.
@@ -244,10 +246,8 @@ class _WebSocketView:
             raise
         finally:
             _leave_message_context(ws, sys.exc_info()[1])
-        if ws.state is State.CONNECTING and response is not None:
-            return response  # The view, or what it is decorated with, answers with HTTP: a redirect to the login, say.
         if ws.state is State.CONNECTING:
-            ws.accept()  # It returned without a word: that is no refusal.
+            return response  # The view, or what it is decorated with, answers with HTTP: a redirect to the login, say.
         return Response()  # Flask wants one. The connection is accepted, so it goes nowhere.
 
     def _answer_handshake(self, app: Flask, ws: WebSocket) -> None:

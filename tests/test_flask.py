@@ -885,6 +885,13 @@ def test_a_view_that_returns_without_a_word_has_not_refused(app: Flask, sockets:
         assert client.read_close() == 1000
 
 
+def test_a_view_that_returns_without_a_word_to_a_page_of_another_site_is_a_403(
+    app: Flask, sockets: Sockets, serve: Any
+) -> None:
+    sockets.route("/nothing", accept=False)(lambda ws: None)
+    assert answer(serve(app), "/nothing", Origin="https://evil.example").status == 403
+
+
 def test_a_view_goes_on_with_a_connection_that_before_request_has_accepted(
     app: Flask, sockets: Sockets, serve: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
