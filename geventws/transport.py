@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket as _socket
 import struct
 import sys
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 # The real one, also where the process is patched: it is waited for by threads that have no hub.
 _allocate_lock = get_original("_thread", "allocate_lock")
+
+# Elsewhere than on Linux only a broken connection is told of, not an ended stream.
+_POLLRDHUP = getattr(select, "POLLRDHUP", 0)
 
 _NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -70,6 +74,9 @@ class Transport(Protocol):
 
     def watch(self) -> None:
         """Tell the listener when there is something to read."""
+
+    def peer_left(self) -> bool:
+        """Whether the peer has ended the stream, or the connection broke, though there may be more to read."""
 
     def write(self, data: bytes) -> bool:
         """Send `data` after what was written before, now or as soon as can be; True if all has left.
@@ -234,6 +241,13 @@ class GeventTransport:
         if self._readable:
             # The socket will not tell: what there is lies in TLS, or it is the end.
             self._hub.loop.run_callback(self._on_readable)
+
+    def peer_left(self) -> bool:
+        if self._closed:
+            return True
+        poll = select.poll()
+        poll.register(self._socket.fileno(), _POLLRDHUP)
+        return bool(poll.poll(0))
 
     def _on_readable(self) -> None:
         if not self._watching:

@@ -40,6 +40,10 @@ _TEXT, _BINARY, _PING, _PONG, _CLOSE = (
 )
 _OPEN = State.OPEN
 
+# While reading ahead rests, how often it is looked whether the peer has left; and how many messages are then taken in,
+# so that none of them is lost, nor the Close frame behind them.
+_LOOK_FOR_LEAVING = 0.5
+_MOST_MESSAGES = 1024
 # How long a peer has to end TCP after the closing handshake, before it is closed on it.
 _LINGER = 2.0
 # So many bytes of pongs may wait for a peer that pings without reading before nothing more is read from it.
@@ -108,10 +112,12 @@ class WebSocket(_Referable):
         "_latency",
         "_logging",
         "_look_ahead_due",
+        "_lookout",
         "_messages",
         "_next_ping",
         "_options",
         "_paused",
+        "_peer_left",
         "_ping_mark",
         "_ping_payload",
         "_ping_sent",
@@ -158,6 +164,8 @@ class WebSocket(_Referable):
         self._messages: deque[str | bytes] = deque()
         self._touched = 0.0
         self._paused = False
+        self._peer_left = False
+        self._lookout: _Lookout | None = None
         self._look_ahead_due = False
         self._end_told = False
         self._ended = False
@@ -362,15 +370,41 @@ class WebSocket(_Referable):
     def on_readable(self) -> None:
         """From the transport, in the hub: there is something to read and nobody is in `receive`."""
         if self._full:
-            self._paused = True
+            self._pause()
         else:
             gevent.spawn_raw(self._look_ahead)
 
     @property
     def _full(self) -> bool:
         """Whether no more is read ahead. Once closing is under way messages are dropped, and the peer's answer is awaited."""
-        assert self._connection is not None
-        return len(self._messages) >= self._options.max_queue and self._connection.state is _OPEN
+        connection = self._connection
+        assert connection is not None
+        limit = self._options.max_queue
+        if self._peer_left and not connection.compressed:
+            # What the kernel holds is all there is. (Compressed, it could be a thousand times more.)
+            limit = max(limit, _MOST_MESSAGES)
+        return len(self._messages) >= limit and connection.state is _OPEN
+
+    def _pause(self) -> None:
+        """Read no further before something is received: TCP makes the peer wait. Should it leave, we look for that."""
+        if self._peer_left:
+            self._lost()
+            return
+        self._paused = True
+        if self._lookout is None:
+            self._lookout = _Lookout(self)
+            Keepalive.of(self._hub).at(monotonic() + _LOOK_FOR_LEAVING, self._lookout)
+
+    def look_for_leaving(self, now: float) -> float | None:
+        """From `Keepalive`, while reading ahead rests."""
+        if self._paused and self._transport is not None and not self._transport.peer_left():
+            return now + _LOOK_FOR_LEAVING
+        self._lookout = None
+        if self._paused:
+            self._paused = False
+            self._peer_left = True
+            self._look_ahead_soon()
+        return None
 
     def _look_ahead_soon(self) -> None:
         """Look at what is already here, should the handler do something else than to receive it at once."""
@@ -418,7 +452,7 @@ class WebSocket(_Referable):
                 connection.receive_data(data)
             elif data is not None:
                 self._lost()
-        self._paused = True
+        self._pause()
 
     def _control(self, event: PingReceived | PongReceived | CloseReceived | str | bytes) -> None:
         """A control frame came in. What the protocol has to answer is sent first, then whoever overrides the hooks is told."""
@@ -588,8 +622,8 @@ class WebSocket(_Referable):
         connection, transport = self._connection, self._transport
         assert connection is not None
         assert transport is not None
-        # Without compression what the kernel holds is all there is; with it, it could be a thousand times more.
-        while not connection.over and not (self._full and connection.compressed):
+        self._peer_left = True
+        while not connection.over and not self._full:
             event = connection.next_event()
             if isinstance(event, str | bytes):
                 self._messages.append(event)
@@ -743,8 +777,8 @@ class WebSocket(_Referable):
 
         While messages that came in before the close wait to be received it stays False for a handler that receives, so
         that `while not ws.closed: ws.receive()` gets them all; for one that has not received for `close_timeout` seconds,
-        or never, it does not. While `max_queue` messages wait to be received nothing more is read, and so a close that
-        stands behind them is not seen. Looking at it accepts the connection, as receiving does.
+        or never, it does not. While `max_queue` messages wait to be received nothing more is read, and a Close frame that
+        stands behind them is seen when the peer ends TCP. Looking at it accepts the connection, as receiving does.
         """
         if self._refusal is not None:
             return True
@@ -854,6 +888,18 @@ class WebSocket(_Referable):
     def _elsewhere(self, method: Callable[..., Any], *args: Any) -> Any:
         """Call `method` in the thread that the connection belongs to."""
         return call_in_hub(self._hub, method, *args)
+
+
+class _Lookout:
+    """Has a WebSocket look, now and then, whether its peer has left."""
+
+    __slots__ = ("__weakref__", "_websocket")
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+
+    def tick(self, now: float) -> float | None:
+        return self._websocket.look_for_leaving(now)
 
 
 def _check_number(name: str, value: object) -> None:

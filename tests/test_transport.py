@@ -138,6 +138,16 @@ def test_the_listener_is_told_when_a_receiver_has_left(pair: Pair, ear: Ear) -> 
     assert transport.recv(None) == b"x"
 
 
+def test_a_peer_that_has_left_is_seen_to_have_left_though_there_is_more_to_read(pair: Pair) -> None:
+    transport, theirs = pair
+    assert not transport.peer_left()
+    theirs.sendall(b"unread")
+    assert not transport.peer_left()
+    theirs.close()
+    assert transport.peer_left()
+    assert transport.recv(None) == b"unread"
+
+
 def test_write_sends_at_once_what_the_socket_takes(pair: Pair) -> None:
     transport, theirs = pair
     assert transport.write(b"now") is True

@@ -20,6 +20,7 @@ from rawclient import BINARY, CLOSE, PING, PONG, TEXT, RawClient, close_frame, f
 from waiting import wait_until
 
 from geventws import ConnectionClosed, DeflateOptions, InvalidState, State, WebSocket, WebSocketError
+from geventws.keepalive import Keepalive
 
 Handler = Callable[[WebSocket], Any]
 
@@ -425,6 +426,39 @@ def test_reading_ahead_stops_at_max_queue_and_goes_on_when_there_is_room(hold: A
     assert not sender.dead, "TCP has to make the peer wait"
     assert len(held.ws._messages) == 3
     assert [held.ws.receive(timeout=5) for _ in range(count)] == [payload] * count
+
+
+@pytest.mark.parametrize("leave", [RawClient.reset, lambda client: client.socket.close()], ids=["reset", "fin"])
+def test_a_peer_that_leaves_behind_a_full_queue_is_seen_to_leave(hold: Any, leave: Callable[[RawClient], None]) -> None:
+    held = hold(max_queue=2, ping_interval=None)
+    held.client.send(b"".join(frame(TEXT, str(number)) for number in range(100)) + close_frame(4006))
+    wait_until(lambda: held.ws._paused)
+    leave(held.client)
+    wait_until(lambda: held.ws.closed, seconds=1.5)
+    if held.ws.close_code == 4006:
+        assert list(held.ws) == [str(number) for number in range(100)]
+    else:
+        assert leave is RawClient.reset  # It may have taken along what had not been read.
+
+
+def test_a_peer_that_leaves_more_behind_than_can_be_kept_costs_no_more_than_that(hold: Any) -> None:
+    held = hold(max_queue=2, ping_interval=None)
+    held.client.send(frame(TEXT) * 20_000)
+    wait_until(lambda: held.ws._paused)
+    held.client.socket.close()
+    wait_until(lambda: held.ws.closed, seconds=1.5)
+    assert held.ws.close_code == 1006
+    assert len(list(held.ws)) <= 1024
+
+
+def test_a_connection_that_rests_is_looked_after_once(hold: Any) -> None:
+    held = hold(max_queue=1)
+    for _ in range(5):
+        held.client.send(frame(TEXT, "a") + frame(TEXT, "b"))
+        wait_until(lambda: held.ws._paused)
+        assert [held.ws.receive(), held.ws.receive()] == ["a", "b"]
+    heap = Keepalive.of(gevent.get_hub())._heap
+    assert sum(type(entry[2]()).__name__ == "_Lookout" and entry[2]()._websocket is held.ws for entry in heap) <= 1
 
 
 def test_a_ping_behind_a_full_queue_is_answered_once_there_is_room(hold: Any) -> None:
