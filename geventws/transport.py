@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 # The real one, also where the process is patched: it is waited for by threads that have no hub.
 _allocate_lock = get_original("_thread", "allocate_lock")
+# The real one, which does not wait here and knows what gevent's does not.
+_poll = get_original("select", "poll")
 
 # Elsewhere than on Linux only a broken connection is told of, not an ended stream.
 _POLLRDHUP = getattr(select, "POLLRDHUP", 0)
@@ -245,7 +247,7 @@ class GeventTransport:
     def peer_left(self) -> bool:
         if self._closed:
             return True
-        poll = select.poll()
+        poll = _poll()
         poll.register(self._socket.fileno(), _POLLRDHUP)
         return bool(poll.poll(0))
 
