@@ -99,11 +99,8 @@ class Transport(Protocol):
         """Close at once; `abort` also drops what the operating system still holds. Whoever waits is woken."""
 
 
-class _TimedOut:
-    """What a waiting receiver is switched to with when its time is up."""
-
-
-_TIMED_OUT = _TimedOut()
+# What a waiting receiver is switched to with when its time is up.
+_TIMED_OUT = object()
 
 
 class GeventTransport:

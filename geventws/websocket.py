@@ -538,6 +538,7 @@ class WebSocket(_Referable):
         if self._logging:
             self._log_message(">", message)
         connection.send_message(payload, opcode)
+        # As `_write` does it, without the call: this is every message.
         try:
             sent = transport.write(connection.data_to_send())
         except OSError:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser import FLAGS
 
 import geventws
 
@@ -16,19 +17,6 @@ ROOT = Path(__file__).parents[2]
 ENDING = 20  # seconds, far more than any example needs to end
 
 SCREENSHOTS = pytest.StashKey[Path]()
-
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--lang=en-GB",
-)
 
 
 class Example:
@@ -136,7 +124,7 @@ def chromium(required_or_skipped, tmp_path_factory):
     options = webdriver.ChromeOptions()
     options.binary_location = binary
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+    for flag in (*FLAGS, "--lang=en-GB", f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
         options.add_argument(flag)
     browser = webdriver.Chrome(options=options, service=Service(driver))
     yield browser

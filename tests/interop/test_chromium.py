@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from browser import FLAGS
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from waiting import missing, wait_until
@@ -16,18 +17,6 @@ from geventws import WebSocketServer
 pytestmark = pytest.mark.endtoend
 
 Serve = Callable[..., Any]
-
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-)
 
 # Runs a test's script in the page, and hands over what it returns or how it fails.
 RUN = """
