@@ -1,0 +1,129 @@
+"""A standard library that is cooperative inside a scope, and untouched everywhere else in the process.
+
+::
+
+    from geventws.scope import cooperative
+
+    with cooperative():
+        requests.get(url)      # other greenlets run
+
+Here is who enters and leaves, and what is installed when. What the operations do is written in the parts: `membership`
+(who is in a scope), `dispatch` (one name, two operations), `waiting` (on gevent's hub), `locks`, `local`, `threads`,
+`queues`, `sockets`, `tls`, `names`, `polling`, `processes`, `drivers`. Nothing here knows of WebSockets.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+from contextlib import ContextDecorator
+from typing import Any, Final
+
+from gevent.monkey import is_module_patched
+
+from . import drivers, local, locks, names, polling, processes, queues, sockets, threads, tls, waiting
+from .dispatch import Installation
+from .membership import enter, inside, leave
+
+__all__ = ["cooperative", "in_scope", "install", "installed", "uninstall"]
+
+logger = logging.getLogger("geventws.scope")
+
+_PARTS: Final = (locks, local, threads, queues, waiting, sockets, tls, names, polling, processes)
+_ADOPTING: Final = (locks, local, queues)
+_PATCHED_BY_GEVENT: Final = ("socket", "ssl", "time", "select", "threading", "thread", "subprocess", "os", "queue")
+
+_lock: Final = _thread.allocate_lock()
+_installation: Installation | None = None
+
+
+class cooperative(ContextDecorator):  # noqa: N801 (used like a function)
+    """Let blocking calls of the standard library, in this greenlet and those it spawns, let other greenlets run.
+
+    A context manager and a decorator; may be nested. Installs the scope if that has not been done (see `install`).
+    Greenlets and threads that are started inside stay in the scope until they end, also when this one has left it.
+    In a process that gevent has patched it does nothing, and says so in the log (`geventws.scope`, debug).
+
+    Any greenlet of any thread may use it; it must be left by the greenlet that entered it.
+    """
+
+    def __init__(self) -> None:
+        self._entered: list[Any] = []
+
+    def __enter__(self) -> cooperative:
+        if install():
+            self._entered.append(enter())
+            drivers.entered()
+        else:
+            self._entered.append(None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        entered = self._entered.pop()
+        if entered is not None:
+            leave(entered)
+            drivers.left()
+
+    def _recreate_cm(self) -> cooperative:
+        # A decorated function may run in several greenlets at once.
+        return type(self)()
+
+
+def in_scope() -> bool:
+    """Whether the running greenlet is in a scope. Costs about as much as a function call."""
+    return inside()
+
+
+def install() -> bool:
+    """Put the dispatching operations in the place of the standard library's. Happens by itself at the first scope.
+
+    Outside a scope they do what the plain ones do. Locks and thread-locals that are made afterwards work on both sides
+    of a scope's border, as do earlier ones that are a module's variables; a program that keeps them elsewhere, in
+    instances that it makes when it is imported, calls this before it imports the rest.
+
+    Returns False, and does nothing, in a process that gevent has patched. Any greenlet or thread may call this, any
+    number of times.
+    """
+    global _installation
+    if _installation is not None:
+        return True
+    patched = [name for name in _PATCHED_BY_GEVENT if is_module_patched(name)]
+    if patched:
+        logger.debug("gevent has patched %s in this process: there is nothing left to do", ", ".join(patched))
+        return False
+    with _lock:
+        if _installation is None:
+            _installation = _taken_over()
+    return True
+
+
+def _taken_over() -> Installation:
+    installation = Installation()
+    try:
+        installation.take_over(
+            [replacement for part in _PARTS for replacement in part.replacements()],
+            [adoption for part in _ADOPTING for adoption in part.adoptions()],
+        )
+        drivers.install(installation)
+    except BaseException:
+        installation.give_back()
+        raise
+    return installation
+
+
+def installed() -> bool:
+    """Whether `install` has been done, and not undone."""
+    return _installation is not None
+
+
+def uninstall() -> None:
+    """Give the standard library its own objects back, the very same ones.
+
+    Locks and queues that were made meanwhile go on working, on both sides. Greenlets that are in a scope block from
+    now on. Does nothing when nothing is installed. Any greenlet or thread may call this.
+    """
+    global _installation
+    with _lock:
+        if _installation is not None:
+            _installation.give_back()
+            _installation = None

@@ -1,0 +1,143 @@
+"""What waits by itself, in C, and can be told to wait another way: psycopg, psycopg2; and what must not run in a scope.
+
+They are adapted when they are imported, which may be long after the installation.
+"""
+
+from __future__ import annotations
+
+import _thread
+import select
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, Final
+
+from .dispatch import Installation, dispatched_keywords
+from .membership import inside, outside
+from .waiting import READ, WRITE, wait_descriptor
+
+__all__ = ["entered", "install", "left"]
+
+_native_poll: Final = select.poll
+
+
+def _adapt_psycopg(installation: Installation, waiting: Any) -> None:
+    # The compiled `wait` polls in C; the one for any selector asks `selectors`, which is cooperative.
+    installation.set(waiting, "wait", dispatched_keywords(waiting.wait, waiting.wait_selector))
+
+
+def _adapt_process_pool(installation: Installation, process: Any) -> None:
+    # Like the workers of a ThreadPoolExecutor: its manager serves everybody, and is a native thread.
+    executor = process.ProcessPoolExecutor
+    native = executor._start_executor_manager_thread
+
+    def start(self: Any) -> None:
+        with outside():
+            native(self)
+
+    installation.set(executor, "_start_executor_manager_thread", dispatched_keywords(native, start))
+
+
+class _Psycopg2:
+    """psycopg2 has one callback for the whole process: ours, as long as anybody is in a scope."""
+
+    def __init__(self) -> None:
+        self._lock = _thread.allocate_lock()
+        self._inside = 0
+        self._extensions: Any = None
+        self._before: Any = None
+
+    def adapt(self, installation: Installation, extensions: Any) -> None:
+        with self._lock:
+            self._extensions = extensions
+            if self._inside:
+                self._set()
+        installation.on_give_back(self._forget)
+
+    def entered(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1 and self._extensions is not None:
+                self._set()
+
+    def left(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._extensions is not None:
+                self._restore()
+
+    def _set(self) -> None:
+        self._before = self._extensions.get_wait_callback()
+        self._extensions.set_wait_callback(self.wait)
+
+    def _restore(self) -> None:
+        if self._extensions.get_wait_callback() == self.wait:
+            self._extensions.set_wait_callback(self._before)
+
+    def _forget(self) -> None:
+        with self._lock:
+            if self._inside:
+                self._restore()
+            self._extensions = None
+
+    def wait(self, connection: Any) -> None:
+        """Until the server has answered; outside a scope without letting others run."""
+        extensions = self._extensions
+        while (state := connection.poll()) != extensions.POLL_OK:
+            if state not in (extensions.POLL_READ, extensions.POLL_WRITE):
+                raise extensions.QueryCanceledError(f"unexpected state {state} of the connection")
+            reading = state == extensions.POLL_READ
+            if inside():
+                wait_descriptor(connection.fileno(), READ if reading else WRITE, None)
+            else:
+                poll = _native_poll()
+                poll.register(connection.fileno(), select.POLLIN if reading else select.POLLOUT)
+                poll.poll()
+
+
+_psycopg2: Final = _Psycopg2()
+entered = _psycopg2.entered
+left = _psycopg2.left
+
+_ADAPTERS: Final[dict[str, Callable[[Installation, Any], None]]] = {
+    "concurrent.futures.process": _adapt_process_pool,
+    "psycopg.waiting": _adapt_psycopg,
+    "psycopg2.extensions": _psycopg2.adapt,
+}
+
+
+class _WhenImported:
+    """A finder that finds nothing by itself, and adapts what the others find."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        adapt = _ADAPTERS.get(name)
+        if adapt is None:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        loader: Any = None if spec is None else spec.loader
+        if loader is not None:
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                adapt(self._installation, module)
+
+            loader.exec_module = exec_module
+        return spec
+
+
+def install(installation: Installation) -> None:
+    """Adapt what has been imported, and whatever will be."""
+    for name, adapt in _ADAPTERS.items():
+        if name in sys.modules:
+            adapt(installation, sys.modules[name])
+    finder: Any = _WhenImported(installation)
+    sys.meta_path.insert(0, finder)
+    installation.on_give_back(lambda: sys.meta_path.remove(finder))

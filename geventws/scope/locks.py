@@ -1,0 +1,360 @@
+"""Locks that native threads and greenlets share: waited for on the hub in a scope, by the thread outside.
+
+A native lock is the truth about who holds it; what is added is who waits on which hub. Only locks belong here.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any, Final
+
+from gevent._hub_local import get_hub_if_exists
+from greenlet import getcurrent, greenlet
+
+from .dispatch import Adoption, Replacement, StandsIn, dispatched_keywords
+from .membership import MARK
+from .waiting import Deadline, Lines, Sleeper
+
+__all__ = ["Lock", "NativeLock", "RLock", "adoptions", "replacements"]
+
+_native_allocate: Final = _thread.allocate_lock
+_NativeRLock: Final = _thread.RLock
+NativeLock: Final = _thread.LockType
+
+# How often who waits for an adopted lock looks by himself: who releases it by its old name wakes nobody.
+_ADOPTED_PATIENCE = 0.02
+
+
+class _Here(_thread._local):
+    """What is known about the running thread."""
+
+    def __init__(self) -> None:
+        # The locks, by `id`, that its greenlets hold inside a scope. While there are any, a greenlet outside must not
+        # stop the thread to wait for a lock: what it waits for may wait for one of them.
+        self.held: set[int] = set()
+
+
+_here = _Here()
+
+
+class _Shared:
+    """A native lock, and those who wait for it on a hub."""
+
+    __slots__ = ("__weakref__", "_held", "_lines", "_native", "_patience")
+
+    def __init__(self, native: Any = None) -> None:
+        self._native: Any = _native_allocate() if native is None else native
+        self._patience = None if native is None else _ADOPTED_PATIENCE
+        self._lines = Lines()
+        # The set of the thread that holds it inside a scope.
+        self._held: set[int] | None = None
+
+    def __del__(self) -> None:
+        if self._held is not None:
+            self._held.discard(id(self))
+
+    def _note_inside(self) -> None:
+        self._held = held = _here.held
+        held.add(id(self))
+
+    def _acquire_on_hub(self, timeout: float) -> bool:
+        return self._lines.wait(self._try, Deadline(None if timeout == -1 else timeout), self._patience)
+
+    def _try(self) -> bool:
+        return bool(self._native.acquire(False))
+
+    def _acquire_contended(self, timeout: float) -> bool:
+        """Wait outside a scope: the thread waits, as ever, unless that might be for something only its hub can bring."""
+        if not self._needs_this_hub():
+            return bool(self._native.acquire(True, timeout))
+        if getcurrent() is not get_hub_if_exists():
+            return self._acquire_on_hub(timeout)
+        if self._held is _here.held:
+            raise RuntimeError(f"{self!r} is held by a greenlet of this thread, for which the hub itself cannot wait")
+        return bool(self._native.acquire(True, timeout))
+
+    def _needs_this_hub(self) -> bool:
+        held = _here.held
+        return bool(held) or self._held is held
+
+    def _at_fork_reinit(self) -> None:
+        self._native._at_fork_reinit()
+        self._lines = Lines()
+        self._forget_inside()
+
+    def _forget_inside(self) -> None:
+        held = self._held
+        if held is not None:
+            self._held = None
+            held.discard(id(self))
+
+
+class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
+    """`threading.Lock`."""
+
+    __slots__ = ()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        shared = getattr(getcurrent(), "spawn_tree_locals", None)
+        if shared is None or MARK not in shared:
+            if timeout == -1 and blocking:
+                return self._native.acquire(False) or self._acquire_contended(-1)
+            return self._acquire_outside(blocking, timeout)
+        return self._acquire_inside(blocking, timeout)
+
+    def release(self) -> None:
+        held = self._held
+        if held is not None:
+            self._held = None
+            held.discard(id(self))
+        self._native.release()
+        if self._lines:
+            self._lines.call()
+
+    __enter__ = acquire
+
+    def __exit__(self, *_: object) -> None:
+        held = self._held
+        if held is not None:
+            self._held = None
+            held.discard(id(self))
+        self._native.release()
+        if self._lines:
+            self._lines.call()
+
+    def locked(self) -> bool:
+        return bool(self._native.locked())
+
+    acquire_lock = acquire
+    release_lock = release
+    locked_lock = locked
+
+    def _acquire_outside(self, blocking: bool, timeout: float) -> bool:
+        if not blocking or timeout < 0 or not self._needs_this_hub():
+            return bool(self._native.acquire(blocking, timeout))
+        return self._native.acquire(False) or self._acquire_contended(timeout)
+
+    def _acquire_inside(self, blocking: bool, timeout: float) -> bool:
+        if not blocking or (timeout != -1 and not 0 <= timeout <= _thread.TIMEOUT_MAX):
+            acquired = self._native.acquire(blocking, timeout)  # Tries once, or says what is wrong.
+        elif not self._lines and self._native.acquire(False):
+            acquired = True
+        else:
+            acquired = self._acquire_on_hub(timeout)
+        if acquired:
+            self._note_inside()
+        return bool(acquired)
+
+    def __repr__(self) -> str:
+        return f"<{'locked' if self.locked() else 'unlocked'} {_name(self)} object at {id(self):#x}>"
+
+
+class RLock(_Shared, metaclass=StandsIn, native=_NativeRLock):
+    """`threading.RLock`: inside a scope it belongs to the greenlet that took it, outside to the thread."""
+
+    __slots__ = ("_count", "_owner", "_owner_inside")
+
+    def __init__(self, native: Any = None) -> None:
+        super().__init__(native)
+        self._owner: greenlet | None = None
+        self._owner_inside = False
+        self._count = 0
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        me = getcurrent()
+        if self._owner is me and timeout == -1:
+            self._count += 1
+            return True
+        shared = getattr(me, "spawn_tree_locals", None)
+        if shared is None or MARK not in shared:
+            if self._owner is None and timeout == -1 and self._native.acquire(False):
+                self._owner = me
+                self._count = 1
+                return True
+            return self._acquire_slowly(me, False, blocking, timeout)
+        return self._acquire_slowly(me, True, blocking, timeout)
+
+    def release(self) -> None:
+        if self._owner is not getcurrent() and not self._is_owned():
+            self._release_by_old_name()
+            return
+        self._count -= 1
+        if self._count == 0:
+            self._let_go()
+
+    __enter__ = acquire
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _acquire_slowly(self, me: greenlet, inside: bool, blocking: bool, timeout: float) -> bool:
+        self._check(blocking, timeout)
+        if self._is_owned():
+            self._count += 1
+            return True
+        if not self._acquire_free(inside, blocking, timeout):
+            return False
+        self._owner = me
+        self._owner_inside = inside
+        self._count = 1
+        if inside:
+            self._note_inside()
+        return True
+
+    def _try(self) -> bool:
+        # An adopted native lock would let this thread in once more.
+        return self._owner is None and bool(self._native.acquire(False))
+
+    def _acquire_free(self, inside: bool, blocking: bool, timeout: float) -> bool:
+        if not (inside and blocking and self._lines) and self._try():
+            return True
+        if not blocking:
+            return False
+        if inside:
+            return self._acquire_on_hub(timeout)
+        return self._acquire_contended(timeout)
+
+    def _let_go(self) -> None:
+        self._owner = None
+        self._owner_inside = False
+        self._forget_inside()
+        self._native.release()
+        if self._lines:
+            self._lines.call()
+
+    def _release_by_old_name(self) -> None:
+        # An adopted lock that was taken before its adoption is released by a name that means this one now.
+        if self._patience is None or not self._native._is_owned():
+            raise RuntimeError("cannot release un-acquired lock")
+        self._native.release()
+        self._lines.call()
+
+    @staticmethod
+    def _check(blocking: bool, timeout: float) -> None:
+        if not blocking and timeout != -1:
+            raise ValueError("can't specify a timeout for a non-blocking call")
+        if timeout != -1 and not timeout >= 0:
+            raise ValueError("timeout value must be a non-negative number")
+        if timeout > _thread.TIMEOUT_MAX:
+            raise OverflowError("timeout value is too large")
+
+    # What `threading.Condition` asks of a lock.
+
+    def _is_owned(self) -> bool:
+        owner = self._owner
+        me = getcurrent()
+        if owner is None or owner is me:
+            return owner is me
+        # Outside, as ever, all greenlets of the thread that took it.
+        if self._owner_inside or _thread_of(owner) is not _thread_of(me):
+            return False
+        shared = getattr(me, "spawn_tree_locals", None)
+        return shared is None or MARK not in shared
+
+    def _release_save(self) -> tuple[int, greenlet | None, bool]:
+        if not self._is_owned():
+            raise RuntimeError("cannot release un-acquired lock")
+        state = self._count, self._owner, self._owner_inside
+        self._count = 0
+        self._let_go()
+        return state
+
+    def _acquire_restore(self, state: tuple[int, greenlet | None, bool]) -> None:
+        self.acquire()
+        self._count = state[0]
+
+    def _recursion_count(self) -> int:
+        return self._count if self._is_owned() else 0
+
+    def _at_fork_reinit(self) -> None:
+        super()._at_fork_reinit()
+        self._owner = None
+        self._owner_inside = False
+        self._count = 0
+
+    def __repr__(self) -> str:
+        owner = self._owner
+        return (
+            f"<{'unlocked' if owner is None else 'locked'} {_name(self)} object"
+            f" owner={0 if owner is None else id(owner)} count={self._count} at {id(self):#x}>"
+        )
+
+
+def _name(lock: object) -> str:
+    return f"{type(lock).__module__}.{type(lock).__qualname__}"
+
+
+def _thread_of(one: greenlet) -> greenlet:
+    """The main greenlet of its thread."""
+    while one.parent is not None:
+        one = one.parent
+    return one
+
+
+def _wait(condition: Any, timeout: float | None = None) -> bool:
+    """`Condition.wait`, where a greenlet that is killed hands on the notice it was given."""
+    if not condition._is_owned():
+        raise RuntimeError("cannot wait on un-acquired lock")
+    notice = _Notice()
+    condition._waiters.append(notice)
+    state = condition._release_save()
+    notified = False
+    try:
+        notice.wait(timeout)
+        notified = True
+    finally:
+        condition._acquire_restore(state)
+        try:
+            condition._waiters.remove(notice)
+        except ValueError:  # It has been notified, even if it was about to give up.
+            if not notified:
+                condition.notify()
+        else:
+            notified = False
+    return notified
+
+
+class _Notice:
+    """What `Condition.notify` takes for the lock of one that waits."""
+
+    __slots__ = ("_given", "_sleeper")
+
+    def __init__(self) -> None:
+        self._sleeper = Sleeper()
+        self._given = False
+
+    def wait(self, timeout: float | None) -> None:
+        deadline = Deadline(timeout)
+        try:
+            while not self._given and not deadline.over:
+                self._sleeper.sleep(deadline.left)
+        finally:
+            self._sleeper.close()
+
+    def release(self) -> None:
+        self._given = True
+        self._sleeper.wake()
+
+
+def _log_handlers() -> list[logging.Handler]:
+    references: list[Any] = logging._handlerList  # type: ignore[attr-defined]
+    return [handler for handler in (reference() for reference in references) if handler is not None]
+
+
+def replacements() -> Iterator[Replacement]:
+    yield Replacement(threading, "Lock", Lock)
+    yield Replacement(threading, "RLock", RLock)
+    for handler in _log_handlers():
+        # Held while it writes, which a handler for a socket or a file on the network does slowly.
+        if type(handler.lock) is _NativeRLock:
+            yield Replacement(handler, "lock", RLock(handler.lock))
+    # Conditions made before are waited for like any other, and so events, queues, semaphores and futures.
+    yield Replacement(threading.Condition, "wait", dispatched_keywords(threading.Condition.wait, _wait))
+
+
+def adoptions() -> Iterator[Adoption]:
+    yield Adoption(NativeLock, Lock)
+    yield Adoption(_NativeRLock, RLock)

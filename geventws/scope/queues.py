@@ -1,0 +1,83 @@
+"""`queue.SimpleQueue`, the one queue of the standard library that is not made of conditions."""
+
+from __future__ import annotations
+
+import _queue
+import queue
+from collections.abc import Iterator
+from types import GenericAlias
+from typing import Any, Final
+
+from greenlet import getcurrent
+
+from .dispatch import Adoption, Replacement, StandsIn
+from .membership import MARK
+from .waiting import Deadline, Lines
+
+__all__ = ["SimpleQueue", "adoptions", "replacements"]
+
+_NativeSimpleQueue: Final = _queue.SimpleQueue
+
+# How often who waits for an adopted queue looks by himself: who puts into it by its old name wakes nobody.
+_ADOPTED_PATIENCE = 0.02
+
+
+class SimpleQueue(metaclass=StandsIn, native=_NativeSimpleQueue):
+    """`queue.SimpleQueue`: a native one, and those who wait for it on a hub."""
+
+    __slots__ = ("__weakref__", "_native", "_patience", "_waiting")
+
+    def __init__(self, native: Any = None) -> None:
+        self._native: Any = _NativeSimpleQueue() if native is None else native
+        self._patience = None if native is None else _ADOPTED_PATIENCE
+        self._waiting = Lines()
+
+    __class_getitem__: Any = classmethod(GenericAlias)
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Like the native one it may be called by a finalizer, in the middle of another `put`."""
+        self._native.put(item)
+        if self._waiting:
+            self._waiting.call()
+
+    def put_nowait(self, item: Any) -> None:
+        self.put(item)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        shared = getattr(getcurrent(), "spawn_tree_locals", None)
+        if shared is None or MARK not in shared or not block or (timeout is not None and timeout < 0):
+            return self._native.get(block, timeout)
+        return self._get_on_hub(Deadline(timeout))
+
+    def get_nowait(self) -> Any:
+        return self._native.get_nowait()
+
+    def qsize(self) -> int:
+        return int(self._native.qsize())
+
+    def empty(self) -> bool:
+        return bool(self._native.empty())
+
+    def _get_on_hub(self, deadline: Deadline) -> Any:
+        taken: list[Any] = []
+
+        def take() -> bool:
+            try:
+                taken.append(self._native.get_nowait())
+            except queue.Empty:
+                return False
+            return True
+
+        if (self._waiting or not take()) and not self._waiting.wait(take, deadline, self._patience):
+            raise queue.Empty
+        if self._waiting and not self.empty():
+            self._waiting.call()  # There is more than one item, and only the first in line was told.
+        return taken[0]
+
+
+def replacements() -> Iterator[Replacement]:
+    yield Replacement(queue, "SimpleQueue", SimpleQueue)
+
+
+def adoptions() -> Iterator[Adoption]:
+    yield Adoption(_NativeSimpleQueue, SimpleQueue)

@@ -1,0 +1,168 @@
+"""`threading.Thread` inside a scope: a greenlet that is in it too. Starting, joining and telling apart belong here."""
+
+from __future__ import annotations
+
+import concurrent.futures.thread
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import gevent
+from greenlet import getcurrent
+
+from .dispatch import Replacement, dispatched, dispatched_keywords
+from .locks import Lock
+from .membership import outside
+from .waiting import Deadline, pauses
+
+__all__ = ["replacements"]
+
+_native_get_ident: Final = threading.get_ident
+_native_join: Final = threading.Thread.join
+_native_dummy_init: Final = threading._DummyThread.__init__
+
+# Handles came with CPython 3.13; before, a lock told that a thread has ended.
+_HANDLES: Final = sys.version_info >= (3, 13)
+
+
+def _get_ident() -> int:
+    """The greenlet's, so that what is kept by thread is kept by greenlet."""
+    return id(getcurrent())
+
+
+def _start(function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> int:
+    """`_thread.start_new_thread`."""
+    if not callable(function):
+        raise TypeError("first arg must be callable")
+    if not isinstance(args, tuple):
+        raise TypeError("2nd arg must be a tuple")
+    greenlet = gevent.Greenlet(_run, function, args, dict(kwargs or {}))
+    greenlet.start()
+    return id(greenlet)
+
+
+def _run(function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    greenlet: Any = getcurrent()
+    try:
+        function(*args, **kwargs)
+    except SystemExit:
+        pass  # Ends a thread, not the process.
+    finally:
+        ended = greenlet.__dict__.pop("_geventws_ended", None)
+        if ended is not None:
+            ended.release()
+
+
+def _new_ended() -> Lock:
+    """`threading._set_sentinel`: a lock that is released when what calls this has ended."""
+    greenlet: Any = getcurrent()
+    greenlet._geventws_ended = lock = Lock()
+    return lock
+
+
+class _Handle:
+    """`_thread._ThreadHandle` of a thread that is a greenlet."""
+
+    def __init__(self) -> None:
+        self.ident = 0
+        self._ended = Lock()
+        self._done = False
+
+    def run(self, function: Callable[[], object]) -> None:
+        self._ended.acquire()
+        try:
+            _run(function, (), {})
+        finally:
+            self._set_done()
+            self._ended.release()
+
+    def join(self, timeout: float | None = None) -> None:
+        if self._ended.acquire(timeout=-1 if timeout is None or timeout < 0 else timeout):
+            self._ended.release()
+
+    def is_done(self) -> bool:
+        return self._done
+
+    def _set_done(self) -> None:
+        self._done = True
+
+
+def _start_joinable(function: Any, handle: Any = None, daemon: bool = True) -> Any:
+    """`threading._start_joinable_thread`."""
+    handle = _Handle()
+    greenlet = gevent.Greenlet(handle.run, function)
+    handle.ident = id(greenlet)
+    function.__self__._handle = handle
+    if not daemon:
+        _join_at_exit(handle)
+    greenlet.start()
+    return handle
+
+
+_awaited: weakref.WeakSet[_Handle] = weakref.WeakSet()
+
+
+def _join_at_exit(handle: _Handle) -> None:
+    if not _awaited:
+        module: Any = threading
+        module._register_atexit(_join_awaited)
+    _awaited.add(handle)
+
+
+def _join_awaited() -> None:
+    for handle in list(_awaited):
+        handle.join()
+
+
+def _join(thread: Any, timeout: float | None = None) -> None:
+    """`Thread.join`. The interpreter tells nobody that a native thread has ended, so this has to look."""
+    if _is_native(thread) and thread.ident is not None and thread is not threading.current_thread():
+        deadline = Deadline(timeout)
+        if thread.is_alive():
+            for _ in pauses(deadline):
+                if not thread.is_alive():
+                    break
+            else:
+                timeout = 0
+    _native_join(thread, timeout)
+
+
+def _is_native(thread: Any) -> bool:
+    if _HANDLES:
+        return not isinstance(getattr(thread, "_handle", None), _Handle)
+    return type(getattr(thread, "_tstate_lock", None)) is not Lock
+
+
+def _dummy_init(dummy: Any) -> None:
+    """A greenlet that was not started as a thread is known as one until it ends."""
+    _native_dummy_init(dummy)
+    if not _HANDLES:
+        module: Any = threading
+        weakref.finalize(getcurrent(), module._active.pop, id(getcurrent()), None).atexit = False
+
+
+def _adjust_thread_count(executor: Any) -> None:
+    # Workers outlive the connection and work for everybody: they are native threads, and who waits for them natively,
+    # in this thread too, does not wait for its own hub.
+    with outside():
+        _native_adjust_thread_count(executor)
+
+
+_native_adjust_thread_count: Final = concurrent.futures.thread.ThreadPoolExecutor._adjust_thread_count
+
+
+def replacements() -> Iterator[Replacement]:
+    module: Any = threading
+    yield Replacement(module, "get_ident", dispatched(_native_get_ident, _get_ident))
+    if _HANDLES:
+        native_start = module._start_joinable_thread
+        yield Replacement(module, "_start_joinable_thread", dispatched_keywords(native_start, _start_joinable), False)
+    else:
+        yield Replacement(module, "_start_new_thread", dispatched(module._start_new_thread, _start), False)
+        yield Replacement(module, "_set_sentinel", dispatched(module._set_sentinel, _new_ended), False)
+    yield Replacement(threading.Thread, "join", dispatched_keywords(_native_join, _join))
+    yield Replacement(module._DummyThread, "__init__", dispatched(_native_dummy_init, _dummy_init))
+    executor = concurrent.futures.thread.ThreadPoolExecutor
+    yield Replacement(executor, "_adjust_thread_count", dispatched(_native_adjust_thread_count, _adjust_thread_count))

@@ -1,0 +1,234 @@
+"""Waiting on gevent's hub, for a descriptor or to be woken by any thread, and `time.sleep`. Nothing here knows what for."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Final
+
+import gevent
+from gevent._hub_local import get_hub_if_exists
+from gevent.hub import Hub, Waiter, get_hub
+
+from .dispatch import Replacement, dispatched
+
+__all__ = [
+    "READ",
+    "WRITE",
+    "Deadline",
+    "Lines",
+    "Sleeper",
+    "forget_descriptor",
+    "pauses",
+    "replacements",
+    "wait_descriptor",
+]
+
+READ: Final = 1
+WRITE: Final = 2
+
+# The longest that a wait may be which the standard library accepts, in seconds.
+_LONGEST = 4_294_967.0
+
+
+class Deadline:
+    """How long something may still take."""
+
+    __slots__ = ("_at",)
+
+    def __init__(self, timeout: float | None) -> None:
+        """timeout: seconds; None for ever."""
+        self._at = None if timeout is None else monotonic() + timeout
+
+    @property
+    def left(self) -> float | None:
+        """Seconds, not below 0; None when there is no end."""
+        return None if self._at is None else max(self._at - monotonic(), 0.0)
+
+    @property
+    def over(self) -> bool:
+        return self._at is not None and monotonic() >= self._at
+
+
+def pauses(deadline: Deadline, longest: float = 0.01) -> Iterator[None]:
+    """Sleep a little between two looks at something that nobody tells of. Ends at the deadline."""
+    pause = 0.0002
+    while not deadline.over:
+        left = deadline.left
+        gevent.sleep(pause if left is None else min(pause, left))
+        yield
+        pause = min(2 * pause, longest)
+
+
+class Sleeper:
+    """A greenlet that waits, on its own hub, until any greenlet or thread wakes it. Waking before the sleep counts."""
+
+    __slots__ = ("__weakref__", "_async", "_waiter", "_woken", "hub")
+
+    def __init__(self) -> None:
+        self.hub: Hub = get_hub()
+        self._waiter: Waiter[None] | None = None
+        self._woken = False
+        # An async watcher may be rung by any thread, and an active one keeps the loop from ending for want of others.
+        self._async = self.hub.loop.async_()
+        self._async.start(self._ring)
+
+    def wake(self) -> None:
+        """Any greenlet and any thread may call this."""
+        self._woken = True
+        # Where the hub has been destroyed there is nobody to wake any more; what this raises then depends on the loop.
+        with suppress(Exception):
+            self._async.send()
+
+    def sleep(self, timeout: float | None) -> bool:
+        """Wait at most `timeout` seconds. Returns whether it was woken."""
+        if not self._woken:
+            waiter: Waiter[None] = Waiter(self.hub)
+            self._waiter = waiter
+            timer = None
+            if timeout is not None:
+                timer = self.hub.loop.timer(min(timeout, _LONGEST))
+                timer.start(waiter.switch, None)
+            try:
+                waiter.get()
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.close()
+        woken, self._woken = self._woken, False
+        return woken
+
+    def close(self) -> None:
+        self._async.stop()
+        self._async.close()
+
+    def _ring(self) -> None:
+        if self._waiter is not None:
+            self._waiter.switch(None)
+
+
+class Lines(dict[Hub, "deque[Sleeper]"]):
+    """Who waits on a hub for something that one at a time can take: a line for each hub.
+
+    Who waits queues first and tries once more then; who brings something, brings it first and calls then. So nobody is
+    missed. The first of each line is called; it stays the first until it has what it wants, or gives up and calls the
+    next. A hub that is busy thus holds up its own line only, and greenlets of one hub come in turn.
+    """
+
+    __slots__ = ()
+
+    def wait(self, attempt: Callable[[], bool], deadline: Deadline, patience: float | None = None) -> bool:
+        """Until `attempt`, which must not wait, has succeeded. Returns False when the deadline came first.
+
+        patience: after how many seconds to try without having been called.
+        """
+        sleeper = Sleeper()
+        line = self.setdefault(sleeper.hub, deque())
+        line.append(sleeper)
+        succeeded = False
+        try:
+            while True:
+                if line[0] is sleeper and attempt():
+                    succeeded = True
+                    return True
+                if deadline.over:
+                    return False
+                left = deadline.left
+                sleeper.sleep(left if patience is None else patience if left is None else min(left, patience))
+        finally:
+            line.remove(sleeper)
+            sleeper.close()
+            if not line:
+                # Only this thread adds to this line, so nobody has joined it just now.
+                del self[sleeper.hub]
+            elif not succeeded:
+                line[0].wake()
+
+    def call(self) -> None:
+        """Any greenlet and any thread may call this."""
+        for line in list(self.values()):
+            with suppress(IndexError):  # It has just left.
+                line[0].wake()
+
+
+class _DescriptorWait:
+    """One greenlet's wait for one descriptor."""
+
+    __slots__ = ("hub", "waiter", "watcher")
+
+    def __init__(self, fd: int, events: int) -> None:
+        self.hub: Hub = get_hub()
+        self.waiter: Waiter[bool] = Waiter(self.hub)
+        self.watcher = self.hub.loop.io(fd, events)
+
+    def run(self, timeout: float | None) -> bool:
+        self.watcher.start(self.waiter.switch, True)
+        timer = None
+        if timeout is not None:
+            timer = self.hub.loop.timer(min(timeout, _LONGEST))
+            timer.start(self.waiter.switch, False)
+        try:
+            return self.waiter.get()
+        finally:
+            self.watcher.close()
+            if timer is not None:
+                timer.close()
+
+    def cancel(self) -> None:
+        """The descriptor is about to be closed. Its number may be somebody else's the next moment."""
+        error = OSError(errno.EBADF, "The descriptor was closed while this greenlet waited for it")
+        if get_hub_if_exists() is self.hub:
+            self.watcher.stop()
+            self.hub.loop.run_callback(self._throw, error)
+        else:
+            self.hub.loop.run_callback_threadsafe(self._throw, error)
+
+    def _throw(self, error: OSError) -> None:
+        self.watcher.stop()
+        self.waiter.throw(error)
+
+
+# Who waits for which descriptor: touched by several threads, one atomic step of a dict or list at a time.
+_waits: dict[int, list[_DescriptorWait]] = {}
+
+
+def wait_descriptor(fd: int, events: int, timeout: float | None) -> bool:
+    """Wait until `fd` is ready for `events`. Returns False when `timeout` seconds have passed first.
+
+    Raises OSError (EBADF) when another greenlet or thread closes it meanwhile.
+    """
+    wait = _DescriptorWait(fd, events)
+    waits = _waits.setdefault(fd, [])
+    waits.append(wait)
+    try:
+        return wait.run(timeout)
+    finally:
+        waits.remove(wait)
+        if not waits and _waits.get(fd) is waits:
+            del _waits[fd]
+
+
+def forget_descriptor(fd: int) -> None:
+    """`fd` is about to be closed: wake who waits for it. Any thread may call this."""
+    for wait in list(_waits.pop(fd, ())):
+        wait.cancel()
+
+
+_native_sleep: Final = time.sleep
+
+
+def _sleep(seconds: Any, /) -> None:
+    if hasattr(seconds, "__index__"):
+        seconds = seconds.__index__()
+    if isinstance(seconds, int | float) and 0 <= seconds < _LONGEST:
+        gevent.sleep(seconds)
+    else:
+        _native_sleep(seconds)  # Raises, or is meant to last for months.
+
+
+def replacements() -> Iterator[Replacement]:
+    yield Replacement(time, "sleep", dispatched(_native_sleep, _sleep))
