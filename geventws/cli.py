@@ -13,6 +13,7 @@ from typing import Any
 import gevent
 import gevent.event
 
+from .scope import install
 from .server import WebSocketServer
 
 __all__ = ["main"]
@@ -56,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    # First, so that the locks and thread-locals that the application makes when it is imported work in a scope.
+    install()
     application = _load(options.application)
     if options.keyfile and not options.certfile:
         raise UsageError("--keyfile goes with --certfile")

@@ -6,7 +6,7 @@ import functools
 import sys
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -20,6 +20,8 @@ from .codes import CloseCode
 from .exceptions import ConnectionClosed, HandshakeError
 from .options import WebSocketOptions
 from .protocol import State
+from .scope import cooperative, in_scope
+from .scope.membership import outside
 from .websocket import WebSocket
 
 __all__ = ["Sockets"]
@@ -28,7 +30,7 @@ View = Callable[..., Any]
 AnyView = TypeVar("AnyView", bound=View)
 
 _CONFIG_PREFIX = "GEVENTWS_"
-_OF_THE_SERVER = frozenset({"handshake_timeout", "max_connections", "max_connections_per_ip"})
+_OF_THE_SERVER = frozenset({"handshake_timeout", "max_connections", "max_connections_per_ip", "warn_blocked"})
 
 
 class Sockets:
@@ -224,7 +226,8 @@ class _WebSocketView:
         response = None
         try:
             self._answer_handshake(app, ws)
-            response = app.ensure_sync(self.view)(ws, **values)
+            with _surroundings(ws.options):
+                response = app.ensure_sync(self.view)(ws, **values)
             if ws.state is State.CONNECTING and response is None:
                 ws.accept()  # It returned without a word: that is no refusal.
         except ConnectionClosed as error:
@@ -259,6 +262,13 @@ class _WebSocketView:
         ws.before_accept = functools.partial(_session_cookies, app, state)
         if settings.accept:
             ws.accept()
+
+
+def _surroundings(options: WebSocketOptions) -> AbstractContextManager[object]:
+    """What the view is called in: the server has called the application in a scope or not before it knew the route."""
+    if in_scope() == bool(options.cooperative):
+        return nullcontext()
+    return cooperative() if options.cooperative else outside()
 
 
 def _failed(app: Flask, ws: WebSocket, error: Exception) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from http.client import HTTPException
 from types import TracebackType
 from typing import Any, TypeVar
@@ -21,7 +22,9 @@ from .exceptions import ConnectionClosed, HandshakeError, InvalidState
 from .options import WebSocketOptions
 from .protocol import State
 from .protocol.handshake import OpeningRequest, read_request, wants_websocket
+from .scope import cooperative
 from .transport import GeventTransport, Listener
+from .watchdog import watched
 from .websocket import WebSocket
 
 __all__ = ["Client", "WebSocketHandler"]
@@ -165,12 +168,21 @@ class WebSocketHandler(WSGIHandler):
 
     def run_application(self) -> None:
         hook = getattr(self.server, "pre_start_hook", None)
-        if hook is not None and hook(self):
-            super().run_application()
-        elif wants_websocket(self.environ.get("HTTP_UPGRADE")):
+        if not (hook is not None and hook(self)) and wants_websocket(self.environ.get("HTTP_UPGRADE")):
             self._run_websocket()
         else:
-            super().run_application()
+            with self._surroundings(f"{self.command} {self.path}", self.options.cooperative == "requests"):
+                super().run_application()
+
+    def _surroundings(self, subject: object, scoped: bool) -> AbstractContextManager[object]:
+        """What an application is called in: the cooperative scope, and a watch over how long it keeps others waiting."""
+        scope = cooperative() if scoped else nullcontext()
+        if self.options.warn_blocked is None:
+            return scope
+        surroundings = ExitStack()
+        surroundings.enter_context(watched(subject, self.options.warn_blocked))
+        surroundings.enter_context(scope)
+        return surroundings
 
     def _run_websocket(self) -> None:
         connections = OpenConnections.of(self.server)
@@ -314,6 +326,10 @@ class WebSocketHandler(WSGIHandler):
             websocket.close()
 
     def _run_to_the_end(self, websocket: WebSocket) -> None:
+        with self._surroundings(websocket, bool(self.options.cooperative)):
+            self._run_inside(websocket)
+
+    def _run_inside(self, websocket: WebSocket) -> None:
         try:
             self.result = self.application(self.environ, self.start_response)
             if self.result is None and self._upgraded:

@@ -57,7 +57,10 @@ class Keepalive:
         first = self._heap[0][0] if self._heap else None
         self._push(due, target)
         if self._greenlet is None:
-            self._greenlet = gevent.spawn(self._run)
+            self._greenlet = gevent.Greenlet(self._run)
+            # It works for all connections, not only for the first one, from whose greenlet it is spawned.
+            self._greenlet.spawn_tree_locals = {}
+            self._greenlet.start()
         elif first is not None and due < first:
             self._wake()
 

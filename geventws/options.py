@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from dataclasses import replace as _replace
-from typing import Any
+from typing import Any, Literal
 
 from .protocol.deflate import DeflateOptions
 
@@ -64,8 +64,13 @@ class WebSocketOptions:
     max_queue: int = 32
     """Messages read ahead while nobody is in `receive`. Then reading stops, and TCP makes the peer wait."""
 
-    cooperative: bool | str = True
-    """Reserved for running the application with a cooperative standard library."""
+    cooperative: bool | Literal["requests"] = True
+    """Whether blocking calls of the standard library let other greenlets run while the application handles a connection
+    (`geventws.scope`). "requests" does the same for the server's plain HTTP requests; False leaves everything alone."""
+
+    warn_blocked: float | None = None
+    """Log a warning, with the stack, when a handler holds the event loop for longer than this, so that nothing else runs.
+    Off by default: gevent's monitor, which measures it, costs a little at every switch of greenlets."""
 
     def __post_init__(self) -> None:
         for name, low in (("max_message_size", 1), ("max_queue", 1)):
@@ -73,10 +78,19 @@ class WebSocketOptions:
         for name in ("max_connections", "max_connections_per_ip"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name), 0)
-        for name in ("ping_interval", "ping_timeout", "close_timeout", "send_timeout", "handshake_timeout"):
+        for name in (
+            "ping_interval",
+            "ping_timeout",
+            "close_timeout",
+            "send_timeout",
+            "handshake_timeout",
+            "warn_blocked",
+        ):
             _check_seconds(name, getattr(self, name), optional=name != "close_timeout")
         if not isinstance(self.compression, bool | DeflateOptions):
             raise ValueError(f"compression must be True, False or a DeflateOptions; got {self.compression!r}")
+        if self.cooperative not in (True, False, "requests"):
+            raise ValueError(f'cooperative must be True, False or "requests"; got {self.cooperative!r}')
         object.__setattr__(self, "subprotocols", _texts("subprotocols", self.subprotocols))
         if self.origins is not None and not isinstance(self.origins, str):
             object.__setattr__(self, "origins", _texts("origins", self.origins))

@@ -71,6 +71,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "max_connections_per_ip": None,
         "max_queue": 32,
         "cooperative": True,
+        "warn_blocked": None,
     }
 
 
