@@ -1,4 +1,4 @@
-"""The command `python -m geventws`. What it offers is a server for an application; how that works is in `server`."""
+"""The command `python -m geventws`: `serve` an application, or have the `doctor` look at it. How is written elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import gevent
 import gevent.event
 
+from .doctor import examine
 from .scope import install
 from .server import WebSocketServer
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments` (those of the process by default). Returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        return _serve(options)
+        return int(options.run(options))
     except UsageError as error:
         print(f"geventws: {error}", file=sys.stderr)
         return 2
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="geventws", description="WebSockets for WSGI programs on gevent.")
     commands = parser.add_subparsers(required=True, metavar="command")
     serve = commands.add_parser("serve", help="serve a WSGI application with its WebSockets")
+    serve.set_defaults(run=_serve)
     serve.add_argument("application", metavar="module:app", help="where the application is: module, colon, name")
     serve.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)"
@@ -53,7 +55,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long connections have to end (default: %(default)s)",
     )
+    doctor = commands.add_parser(
+        "doctor", help="tell what in an application would hold up all connections, and what to do"
+    )
+    doctor.set_defaults(run=_doctor)
+    doctor.add_argument(
+        "application", metavar="module:app", nargs="?", help="an application to import and look at; nothing for none"
+    )
     return parser
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """Returns 1 when something was found."""
+    if options.application:
+        _load(options.application)
+    findings = examine()
+    for finding in findings:
+        print(f"{finding.subject}: {finding.why}.\n    Remedy: {finding.remedy}.")
+    if not findings:
+        print("Nothing was found that would block inside a connection's scope.")
+    return 1 if findings else 0
 
 
 def _serve(options: argparse.Namespace) -> int:

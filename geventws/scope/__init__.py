@@ -17,6 +17,7 @@ from __future__ import annotations
 import _thread
 import logging
 from contextlib import ContextDecorator
+from types import ModuleType
 from typing import Any, Final
 
 from gevent.monkey import is_module_patched
@@ -77,9 +78,10 @@ def in_scope() -> bool:
 def install() -> bool:
     """Put the dispatching operations in the place of the standard library's. Happens by itself at the first scope.
 
-    Outside a scope they do what the plain ones do. Locks and thread-locals that are made afterwards work on both sides
-    of a scope's border, as do earlier ones that are a module's variables; a program that keeps them elsewhere, in
-    instances that it makes when it is imported, calls this before it imports the rest.
+    Outside a scope they do what the plain ones do. Locks, queues and thread-locals that are made afterwards work on both
+    sides of a scope's border. So do earlier ones that are found: in the variables of modules and classes, and in the
+    attributes of objects that modules hold, some steps deep. Where a program keeps them elsewhere (a list, a closure;
+    `python -m geventws doctor module:app` names them) it calls this before it imports the rest.
 
     Returns False, and does nothing, in a process that gevent has patched. Any greenlet or thread may call this, any
     number of times.
@@ -95,6 +97,20 @@ def install() -> bool:
         if _installation is None:
             _installation = _taken_over()
     return True
+
+
+def native_names() -> dict[int, str]:
+    """The names of the functions that `install` replaces, or has replaced, by the `id` of the native one."""
+    if _installation is not None:
+        found = list(_installation.originals())
+    else:
+        replaced = (replacement for part in _PARTS for replacement in part.replacements())
+        found = [(owner, name, vars(owner).get(name)) for owner, name, _, everywhere in replaced if everywhere]
+    return {
+        id(native): f"{owner.__name__}.{name}"
+        for owner, name, native in found
+        if isinstance(owner, ModuleType) and callable(native)
+    }
 
 
 def _taken_over() -> Installation:

@@ -8,19 +8,30 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from types import ModuleType
+from types import GetSetDescriptorType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 from greenlet import getcurrent
 
 from .membership import MARK
 
-__all__ = ["Adoption", "Installation", "Replacement", "StandsIn", "dispatched", "dispatched_keywords"]
+__all__ = [
+    "Adoption",
+    "Installation",
+    "Replacement",
+    "StandsIn",
+    "dispatched",
+    "dispatched_keywords",
+    "keeps_attributes",
+]
 
 _MISSING: Any = object()
 
 # Whose names stay as they are: what the scope itself stands on, and the import system, which must not wait for a hub.
 _UNTOUCHED = ("gevent", "geventws", "greenlet", "importlib", "_frozen_importlib", "_thread", "threading", "zope")
+
+# How many steps from a module's variable an object may be, to be seen at the installation.
+_STEPS = 3
 
 
 def dispatched(native: Callable[..., Any], cooperative: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,8 +117,12 @@ class Installation:
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Like `setattr`, until `give_back`."""
         previous = vars(owner).get(name, _MISSING)
-        setattr(owner, name, value)
+        _set(owner, name, value)
         self._undo.append((owner, name, previous, value))
+
+    def originals(self) -> Iterator[tuple[Any, str, Any]]:
+        """What has been replaced: the owner, the name and the object that was there."""
+        return ((owner, name, previous) for owner, name, previous, _ in self._undo if previous is not _MISSING)
 
     def on_give_back(self, call: Callable[[], object]) -> None:
         """Call this at the end of `give_back`."""
@@ -122,23 +137,72 @@ class Installation:
             if previous is _MISSING:
                 delattr(owner, name)
             else:
-                setattr(owner, name, previous)
+                _set(owner, name, previous)
         while self._afterwards:
             self._afterwards.pop()()
 
     def _exchange(self, exchanged: dict[int, tuple[Any, Any]], stand_ins: dict[type, Callable[[Any], Any]]) -> None:
-        """Do for names of other modules, `from time import sleep` or a lock, what was done in the owner."""
-        for module in _modules():
-            for name, value in list(vars(module).items()):
+        """Do for names of other modules, `from time import sleep`, what was done in the owner; and adopt what they hold."""
+        for owner in _Owners():
+            for name, value in list(vars(owner).items()):
                 known = exchanged.get(id(value))
                 if known is None and type(value) in stand_ins:
                     # Remembered: several modules may have imported the same object.
                     known = exchanged[id(value)] = (value, stand_ins[type(value)](value))
                 if known is not None and known[1] is not value:
-                    self.set(module, name, known[1])
+                    self.set(owner, name, known[1])
 
 
-def _modules() -> Iterator[ModuleType]:
-    for name, module in list(sys.modules.items()):
-        if type(module) is ModuleType and name.partition(".")[0] not in _UNTOUCHED:
-            yield module
+def _set(owner: Any, name: str, value: Any) -> None:
+    if isinstance(owner, ModuleType | type):
+        setattr(owner, name, value)
+    else:
+        vars(owner)[name] = value  # Whatever the object does about attributes that are set, this is none of it.
+
+
+class _Owners:
+    """Modules, their classes, and the objects of these that they hold, some steps deep: a cache, a database's pool."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        # By `id`: not every class can be hashed.
+        self._kinds: dict[int, bool] = {}
+
+    def __iter__(self) -> Iterator[Any]:
+        for name, module in list(sys.modules.items()):
+            if type(module) is ModuleType and name.partition(".")[0] not in _UNTOUCHED:
+                yield module
+                yield from self._held(module, _STEPS)
+
+    def _held(self, owner: Any, steps: int) -> Iterator[Any]:
+        for value in list(vars(owner).values()):
+            if id(value) in self._seen:
+                continue
+            if self._keeps_attributes(type(value)):
+                self._seen.add(id(value))
+                yield value
+                if steps > 1:
+                    yield from self._held(value, steps - 1)
+            elif isinstance(value, type) and _is_of_its_own(value):
+                self._seen.add(id(value))
+                yield value
+
+    def _keeps_attributes(self, cls: type) -> bool:
+        known = self._kinds.get(id(cls))
+        if known is None:
+            known = self._kinds[id(cls)] = keeps_attributes(cls)
+        return known
+
+
+def _is_of_its_own(cls: type) -> bool:
+    module = str(cls.__module__).partition(".")[0]
+    return module not in sys.stdlib_module_names and module not in _UNTOUCHED
+
+
+def keeps_attributes(cls: type) -> bool:
+    """Whether instances have a `__dict__` of the plain kind, and are not of the standard library, whose objects work anyhow."""
+    if not _is_of_its_own(cls) or issubclass(cls, type | ModuleType):
+        return False
+    # Not by asking an instance: it may be a proxy, for something that is not there yet.
+    found = next((base.__dict__["__dict__"] for base in cls.__mro__ if "__dict__" in base.__dict__), None)
+    return type(found) is GetSetDescriptorType

@@ -18,10 +18,10 @@ from .dispatch import Adoption, Replacement, StandsIn, dispatched_keywords
 from .membership import MARK
 from .waiting import Deadline, Lines, Sleeper
 
-__all__ = ["Lock", "NativeLock", "RLock", "adoptions", "replacements"]
+__all__ = ["Lock", "NativeLock", "NativeRLock", "RLock", "adoptions", "replacements"]
 
 _native_allocate: Final = _thread.allocate_lock
-_NativeRLock: Final = _thread.RLock
+NativeRLock: Final = _thread.RLock
 NativeLock: Final = _thread.LockType
 
 # How often who waits for an adopted lock looks by himself: who releases it by its old name wakes nobody.
@@ -152,7 +152,7 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
         return f"<{'locked' if self.locked() else 'unlocked'} {_name(self)} object at {id(self):#x}>"
 
 
-class RLock(_Shared, metaclass=StandsIn, native=_NativeRLock):
+class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
     """`threading.RLock`: inside a scope it belongs to the greenlet that took it, outside to the thread."""
 
     __slots__ = ("_count", "_owner", "_owner_inside")
@@ -349,7 +349,7 @@ def replacements() -> Iterator[Replacement]:
     yield Replacement(threading, "RLock", RLock)
     for handler in _log_handlers():
         # Held while it writes, which a handler for a socket or a file on the network does slowly.
-        if type(handler.lock) is _NativeRLock:
+        if type(handler.lock) is NativeRLock:
             yield Replacement(handler, "lock", RLock(handler.lock))
     # Conditions made before are waited for like any other, and so events, queues, semaphores and futures.
     yield Replacement(threading.Condition, "wait", dispatched_keywords(threading.Condition.wait, _wait))
@@ -357,4 +357,4 @@ def replacements() -> Iterator[Replacement]:
 
 def adoptions() -> Iterator[Adoption]:
     yield Adoption(NativeLock, Lock)
-    yield Adoption(_NativeRLock, RLock)
+    yield Adoption(NativeRLock, RLock)

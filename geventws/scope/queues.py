@@ -14,21 +14,21 @@ from .dispatch import Adoption, Replacement, StandsIn
 from .membership import MARK
 from .waiting import Deadline, Lines
 
-__all__ = ["SimpleQueue", "adoptions", "replacements"]
+__all__ = ["NativeSimpleQueue", "SimpleQueue", "adoptions", "replacements"]
 
-_NativeSimpleQueue: Final = _queue.SimpleQueue
+NativeSimpleQueue: Final = _queue.SimpleQueue
 
 # How often who waits for an adopted queue looks by himself: who puts into it by its old name wakes nobody.
 _ADOPTED_PATIENCE = 0.02
 
 
-class SimpleQueue(metaclass=StandsIn, native=_NativeSimpleQueue):
+class SimpleQueue(metaclass=StandsIn, native=NativeSimpleQueue):
     """`queue.SimpleQueue`: a native one, and those who wait for it on a hub."""
 
     __slots__ = ("__weakref__", "_native", "_patience", "_waiting")
 
     def __init__(self, native: Any = None) -> None:
-        self._native: Any = _NativeSimpleQueue() if native is None else native
+        self._native: Any = NativeSimpleQueue() if native is None else native
         self._patience = None if native is None else _ADOPTED_PATIENCE
         self._waiting = Lines()
 
@@ -80,4 +80,4 @@ def replacements() -> Iterator[Replacement]:
 
 
 def adoptions() -> Iterator[Adoption]:
-    yield Adoption(_NativeSimpleQueue, SimpleQueue)
+    yield Adoption(NativeSimpleQueue, SimpleQueue)
