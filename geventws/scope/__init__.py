@@ -120,6 +120,7 @@ def _taken_over() -> Installation:
             [replacement for part in _PARTS for replacement in part.replacements()],
             [adoption for part in _ADOPTING for adoption in part.adoptions()],
         )
+        local.adopt_subclasses(installation)
         drivers.install(installation)
     except BaseException:
         installation.give_back()

@@ -6,9 +6,10 @@ What the cooperative operations do never belongs here.
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from types import GetSetDescriptorType, ModuleType
+from types import BuiltinFunctionType, FunctionType, GetSetDescriptorType, MethodType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 from greenlet import getcurrent
@@ -39,6 +40,8 @@ def dispatched(native: Callable[..., Any], cooperative: Callable[..., Any]) -> C
 
     The arguments go through untouched, so that wrong ones fail as they always did.
     """
+    if isinstance(native, BuiltinFunctionType):
+        return _dispatched_builtin(native, cooperative)
 
     @functools.wraps(native)
     def operation(*args: Any) -> Any:
@@ -48,6 +51,34 @@ def dispatched(native: Callable[..., Any], cooperative: Callable[..., Any]) -> C
         return cooperative(*args)
 
     return operation
+
+
+def _dispatched_builtin(native: BuiltinFunctionType, cooperative: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(native)
+    def operation(_: _Module, *args: Any) -> Any:
+        shared = getattr(getcurrent(), "spawn_tree_locals", None)
+        if shared is None or MARK not in shared:
+            return native(*args)
+        return cooperative(*args)
+
+    # Bound already, so that it is no method of a class that has `sleep = time.sleep` in its body. Costs nothing.
+    return MethodType(operation, _Module(str(native.__module__)))
+
+
+class _Module:
+    """What a dispatched builtin is bound to, as native ones are to their module."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.modules[self.name], name)
+
+    def __deepcopy__(self, memo: object) -> _Module:
+        return self
+
+    def __reduce__(self) -> Any:
+        return importlib.import_module, (self.name,)
 
 
 def dispatched_keywords(native: Callable[..., Any], cooperative: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +108,8 @@ class Adoption(NamedTuple):
     """Module-level objects of exactly this type, made before the installation, get a stand-in that shares their state."""
 
     type: type
-    stand_in: Callable[[Any], Any]
+    # Given the object and the installation; returns the stand-in, or the same object if it has changed that.
+    stand_in: Callable[[Any, Installation], Any]
 
 
 class StandsIn(type):
@@ -86,6 +118,9 @@ class StandsIn(type):
     _natives: ClassVar[dict[type, type]] = {}
 
     def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any], native: type | None = None) -> Any:
+        if native is not None and not any(issubclass(base, native) for base in bases):
+            # Programs that have noted the native type, `type(threading.Lock())`, ask whether this is of it.
+            body.setdefault("__class__", property(lambda self: native))
         made = super().__new__(cls, name, bases, body)
         if native is not None:
             cls._natives[made] = native
@@ -104,15 +139,29 @@ class Installation:
     def __init__(self) -> None:
         self._undo: list[tuple[Any, str, Any, Any]] = []
         self._afterwards: list[Callable[[], object]] = []
+        # By `id` of what was there: that, and what is there now. Several owners may have the same object.
+        self._exchanged: dict[int, tuple[Any, Any]] = {}
+        self._stand_ins: dict[type, Callable[[Any, Installation], Any]] = {}
 
     def take_over(self, replacements: Iterable[Replacement], adoptions: Iterable[Adoption]) -> None:
-        exchanged: dict[int, tuple[Any, Any]] = {}
+        self._stand_ins = {adoption.type: adoption.stand_in for adoption in adoptions}
         for owner, name, value, everywhere in replacements:
             previous = vars(owner).get(name, _MISSING)
+            _name(value, owner, name)
             self.set(owner, name, value)
             if everywhere and isinstance(owner, ModuleType) and previous is not _MISSING:
-                exchanged[id(previous)] = (previous, value)
-        self._exchange(exchanged, {adoption.type: adoption.stand_in for adoption in adoptions})
+                self._exchanged[id(previous)] = (previous, value)
+        self._exchange()
+
+    def adopt(self, value: Any) -> Any:
+        """What is to be used in the place of `value`; that itself, if nothing is."""
+        known = self._exchanged.get(id(value))
+        if known is None:
+            stand_in = self._stand_ins.get(type(value))
+            if stand_in is None:
+                return value
+            known = self._exchanged[id(value)] = (value, stand_in(value, self))
+        return known[1]
 
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Like `setattr`, until `give_back`."""
@@ -141,16 +190,26 @@ class Installation:
         while self._afterwards:
             self._afterwards.pop()()
 
-    def _exchange(self, exchanged: dict[int, tuple[Any, Any]], stand_ins: dict[type, Callable[[Any], Any]]) -> None:
+    def _exchange(self) -> None:
         """Do for names of other modules, `from time import sleep`, what was done in the owner; and adopt what they hold."""
+        known, adoptable = self._exchanged, self._stand_ins
         for owner in _Owners():
             for name, value in list(vars(owner).items()):
-                known = exchanged.get(id(value))
-                if known is None and type(value) in stand_ins:
-                    # Remembered: several modules may have imported the same object.
-                    known = exchanged[id(value)] = (value, stand_ins[type(value)](value))
-                if known is not None and known[1] is not value:
-                    self.set(owner, name, known[1])
+                # A program has a hundred thousand of these, and the first connection waits meanwhile.
+                if id(value) in known or type(value) in adoptable:
+                    adopted = self.adopt(value)
+                    if adopted is not value:
+                        self.set(owner, name, adopted)
+
+
+def _name(value: Any, owner: Any, name: str) -> None:
+    """Call a dispatching function by where it is found, so that it can be pickled."""
+    if isinstance(value, MethodType) and isinstance(value.__self__, _Module):
+        value.__self__.name = owner.__name__
+    elif isinstance(value, FunctionType):
+        in_module = isinstance(owner, ModuleType)
+        value.__module__ = owner.__name__ if in_module else owner.__module__
+        value.__qualname__ = name if in_module else f"{owner.__qualname__}.{name}"
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
@@ -170,7 +229,7 @@ class _Owners:
 
     def __iter__(self) -> Iterator[Any]:
         for name, module in list(sys.modules.items()):
-            if type(module) is ModuleType and name.partition(".")[0] not in _UNTOUCHED:
+            if type(module) is ModuleType and not is_untouched(name):
                 yield module
                 yield from self._held(module, _STEPS)
 
@@ -194,9 +253,14 @@ class _Owners:
         return known
 
 
+def is_untouched(module: str) -> bool:
+    """Whether the module of this name keeps what it has."""
+    return module.partition(".")[0] in _UNTOUCHED
+
+
 def _is_of_its_own(cls: type) -> bool:
-    module = str(cls.__module__).partition(".")[0]
-    return module not in sys.stdlib_module_names and module not in _UNTOUCHED
+    module = str(cls.__module__)
+    return module.partition(".")[0] not in sys.stdlib_module_names and not is_untouched(module)
 
 
 def keeps_attributes(cls: type) -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import _thread
 import threading
 import weakref
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
 from greenlet import getcurrent
 
-from .dispatch import Adoption, Replacement, StandsIn
+from .dispatch import Adoption, Installation, Replacement, is_untouched
 from .membership import MARK
 
-__all__ = ["NativeLocal", "adoptions", "local", "replacements"]
+__all__ = ["NativeLocal", "adopt_subclasses", "adoptions", "local", "replacements"]
 
 NativeLocal = _thread._local
 
@@ -23,23 +24,43 @@ _native_delete = NativeLocal.__delattr__
 
 _MISSING: Any = object()
 
+# Where a greenlet keeps its values, in its `__dict__`: by the local's `id`, for as long as both live.
+_VALUES: Final = "_geventws_locals"
 
-class local(NativeLocal, metaclass=StandsIn, native=NativeLocal):  # noqa: N801 (the name it replaces)
+
+class _Making(NamedTuple):
+    """How an instance of a subclass with an `__init__` was made: that runs anew for each greenlet."""
+
+    made: weakref.ref[Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+_makings: dict[int, _Making] = {}
+# Those that were made inside: for the native part `__init__` has been run in this thread, but it has not.
+_made_inside: dict[int, int] = {}
+
+
+class local(NativeLocal):  # noqa: N801 (the name it replaces)
     """`threading.local`."""
 
-    # By `id` of the greenlet: a weak reference that ends the entry with it, and its values.
-    __slots__ = ("__arguments", "__values")
+    __slots__ = ()
 
     def __new__(cls, /, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls, *args, **kwargs)
-        _arguments.__set__(self, (args, kwargs))
-        _entries.__set__(self, {})
+        if cls.__init__ is not object.__init__:
+            _remember(self, args, kwargs)
         return self
 
     def __getattribute__(self, name: str) -> Any:
         shared = getattr(getcurrent(), "spawn_tree_locals", None)
         if shared is None or MARK not in shared:
-            return _native_get(self, name)
+            try:
+                return _native_get(self, name)
+            except AttributeError:
+                if not _made_inside or not _init_outside(self):
+                    raise
+                return _native_get(self, name)
         return _get(self, _values(self), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -57,23 +78,15 @@ class local(NativeLocal, metaclass=StandsIn, native=NativeLocal):  # noqa: N801 
             _delete(self, _values(self), name)
 
 
-# The slots themselves: attributes of a local are the thread's, or the greenlet's.
-_arguments: Final[Any] = local.__dict__["_local__arguments"]
-_entries: Final[Any] = local.__dict__["_local__values"]
-
-
 class _Adopted(local):
     """Stands in for one that was made earlier, which keeps the threads' values."""
 
     __slots__ = ("__native",)
 
     def __new__(cls, native: Any) -> Any:
-        self = super().__new__(cls)
+        self = NativeLocal.__new__(cls)
         _native.__set__(self, native)
         return self
-
-    def __init__(self, native: Any) -> None:
-        pass
 
     def __getattribute__(self, name: str) -> Any:
         shared = getattr(getcurrent(), "spawn_tree_locals", None)
@@ -96,28 +109,77 @@ class _Adopted(local):
             _delete(self, _values(self), name)
 
 
+# The slot itself: attributes of a local are the thread's, or the greenlet's.
 _native: Final[Any] = _Adopted.__dict__["_Adopted__native"]
+
+
+def _remember(self: local, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    key = id(self)
+
+    def forget(_: object) -> None:
+        del _makings[key]
+        _made_inside.pop(key, None)
+
+    _makings[key] = _Making(weakref.ref(self, forget), args, kwargs)
+    shared = getattr(getcurrent(), "spawn_tree_locals", None)
+    if shared is not None and MARK in shared:
+        _made_inside[key] = _thread.get_ident()
+        _new_values(self)  # Who makes it runs `__init__` next.
+
+
+def _init_outside(self: local) -> bool:
+    """Run `__init__` for the thread, if that is still due."""
+    if _made_inside.get(id(self)) != _thread.get_ident():
+        return False
+    del _made_inside[id(self)]
+    _init(self)
+    return True
+
+
+def _init(self: Any) -> None:
+    making = _makings.get(id(self))
+    args, kwargs = ((), {}) if making is None else (making.args, making.kwargs)
+    type(self).__init__(self, *args, **kwargs)
 
 
 def _values(self: local) -> dict[str, Any]:
     """What the running greenlet has put there. At its first access `__init__` runs once more, as in a new thread."""
-    greenlet = getcurrent()
-    entries: dict[int, tuple[Any, dict[str, Any]]] = _entries.__get__(self)
-    key = id(greenlet)
-    entry = entries.get(key)
+    entry = getcurrent().__dict__.get(_VALUES, {}).get(id(self))
     if entry is not None:
-        return entry[1]
-    values: dict[str, Any] = {}
-
-    entries[key] = (weakref.ref(greenlet, lambda _: entries.pop(key, None)), values)
-    if type(self).__init__ is not object.__init__ and not isinstance(self, _Adopted):
-        args, kwargs = _arguments.__get__(self)
+        found: dict[str, Any] = entry[1]
+        return found
+    values = _new_values(self)
+    if type(self).__init__ is not object.__init__:
         try:
-            type(self).__init__(self, *args, **kwargs)
+            _init(self)
         except BaseException:
-            entries.pop(key, None)
+            getcurrent().__dict__[_VALUES].pop(id(self), None)
             raise
     return values
+
+
+def _new_values(self: local) -> dict[str, Any]:
+    table = getcurrent().__dict__.setdefault(_VALUES, _Table())
+    values: dict[str, Any] = {}
+    table[id(self)] = weakref.ref(self, table.forgetter(id(self))), values
+    return values
+
+
+class _Table(dict[int, Any]):
+    """A greenlet's values, by the `id` of the local."""
+
+    __slots__ = ("__weakref__",)
+
+    def forgetter(self, key: int) -> Callable[[object], None]:
+        """What a local calls at its end. Does not keep the table: that ends with the greenlet, at once."""
+        reference = weakref.ref(self)
+
+        def forget(_: object) -> None:
+            table = reference()
+            if table is not None:
+                table.pop(key, None)
+
+        return forget
 
 
 # The data model's rules for instance attributes, over the greenlet's values in the place of the instance's dict.
@@ -170,12 +232,27 @@ def _refuse_dict(self: local, name: str) -> None:
         raise AttributeError(f"{type(self).__name__!r} object attribute '__dict__' is read-only")
 
 
+def adopt_subclasses(installation: Installation) -> None:
+    """Classes that were derived from the native one earlier are derived from this one."""
+    for cls in NativeLocal.__subclasses__():
+        if cls is local or is_untouched(cls.__module__):
+            continue
+        before = cls.__bases__
+        with suppress(TypeError):  # Where another base does not go with it.
+            cls.__bases__ = tuple(local if base is NativeLocal else base for base in before)
+            installation.on_give_back(_rebase(cls, before))
+
+
+def _rebase(cls: type, bases: tuple[type, ...]) -> Callable[[], None]:
+    def rebase() -> None:
+        cls.__bases__ = bases
+
+    return rebase
+
+
 def replacements() -> Iterator[Replacement]:
     yield Replacement(threading, "local", local)
-    if hasattr(threading, "_thread_local_info"):
-        # Where CPython 3.13 keeps what ends a dummy thread's registration: with the greenlet, then.
-        yield Replacement(threading, "_thread_local_info", _Adopted(threading._thread_local_info))
 
 
 def adoptions() -> Iterator[Adoption]:
-    yield Adoption(NativeLocal, _Adopted)
+    yield Adoption(NativeLocal, lambda native, _: _Adopted(native))

@@ -14,7 +14,7 @@ from typing import Any, Final
 from gevent._hub_local import get_hub_if_exists
 from greenlet import getcurrent, greenlet
 
-from .dispatch import Adoption, Replacement, StandsIn, dispatched_keywords
+from .dispatch import Adoption, Installation, Replacement, StandsIn, dispatched_keywords
 from .membership import MARK
 from .waiting import Deadline, Lines, Sleeper
 
@@ -45,16 +45,28 @@ class _Shared:
 
     __slots__ = ("__weakref__", "_held", "_lines", "_native", "_patience")
 
-    def __init__(self, native: Any = None) -> None:
-        self._native: Any = _native_allocate() if native is None else native
-        self._patience = None if native is None else _ADOPTED_PATIENCE
+    def __init__(self) -> None:
+        self._native: Any = _native_allocate()
+        self._patience: float | None = None
         self._lines = Lines()
         # The set of the thread that holds it inside a scope.
         self._held: set[int] | None = None
 
+    @classmethod
+    def adopting(cls, native: Any) -> Any:
+        """One that stands in for a native lock, and shares its state."""
+        self = cls()
+        self._native = native
+        self._patience = _ADOPTED_PATIENCE
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError(f"cannot pickle {_name(self)!r} object")
+
     def __del__(self) -> None:
-        if self._held is not None:
-            self._held.discard(id(self))
+        held = getattr(self, "_held", None)  # Missing where `__init__` has refused its arguments.
+        if held is not None:
+            held.discard(id(self))
 
     def _note_inside(self) -> None:
         self._held = held = _here.held
@@ -100,7 +112,7 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         shared = getattr(getcurrent(), "spawn_tree_locals", None)
         if shared is None or MARK not in shared:
-            if timeout == -1 and blocking:
+            if blocking is True and timeout == -1:
                 return self._native.acquire(False) or self._acquire_contended(-1)
             return self._acquire_outside(blocking, timeout)
         return self._acquire_inside(blocking, timeout)
@@ -133,20 +145,21 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
     locked_lock = locked
 
     def _acquire_outside(self, blocking: bool, timeout: float) -> bool:
-        if not blocking or timeout < 0 or not self._needs_this_hub():
+        _check(blocking, timeout)
+        if not blocking or not self._needs_this_hub():
             return bool(self._native.acquire(blocking, timeout))
         return self._native.acquire(False) or self._acquire_contended(timeout)
 
     def _acquire_inside(self, blocking: bool, timeout: float) -> bool:
-        if not blocking or (timeout != -1 and not 0 <= timeout <= _thread.TIMEOUT_MAX):
-            acquired = self._native.acquire(blocking, timeout)  # Tries once, or says what is wrong.
-        elif not self._lines and self._native.acquire(False):
+        if blocking is not True or timeout != -1:
+            _check(blocking, timeout)
+        if not (self._lines and blocking) and self._native.acquire(False):
             acquired = True
         else:
-            acquired = self._acquire_on_hub(timeout)
+            acquired = bool(blocking) and self._acquire_on_hub(timeout)
         if acquired:
             self._note_inside()
-        return bool(acquired)
+        return acquired
 
     def __repr__(self) -> str:
         return f"<{'locked' if self.locked() else 'unlocked'} {_name(self)} object at {id(self):#x}>"
@@ -157,20 +170,22 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
 
     __slots__ = ("_count", "_owner", "_owner_inside")
 
-    def __init__(self, native: Any = None) -> None:
-        super().__init__(native)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if args or kwargs:
+            NativeRLock(*args, **kwargs)  # Which says what is wrong with them; in some versions nothing is.
+        super().__init__()
         self._owner: greenlet | None = None
         self._owner_inside = False
         self._count = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         me = getcurrent()
-        if self._owner is me and timeout == -1:
+        if self._owner is me and blocking is True and timeout == -1:
             self._count += 1
             return True
         shared = getattr(me, "spawn_tree_locals", None)
         if shared is None or MARK not in shared:
-            if self._owner is None and timeout == -1 and self._native.acquire(False):
+            if self._owner is None and blocking is True and timeout == -1 and self._native.acquire(False):
                 self._owner = me
                 self._count = 1
                 return True
@@ -191,7 +206,7 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
         self.release()
 
     def _acquire_slowly(self, me: greenlet, inside: bool, blocking: bool, timeout: float) -> bool:
-        self._check(blocking, timeout)
+        _check(blocking, timeout)
         if self._is_owned():
             self._count += 1
             return True
@@ -283,6 +298,11 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
         )
 
 
+def _check(blocking: bool, timeout: float) -> None:
+    """Raise what a native lock raises for wrong arguments: one that is free tells."""
+    _native_allocate().acquire(blocking, timeout)
+
+
 def _name(lock: object) -> str:
     return f"{type(lock).__module__}.{type(lock).__qualname__}"
 
@@ -301,20 +321,47 @@ def _wait(condition: Any, timeout: float | None = None) -> bool:
     notice = _Notice()
     condition._waiters.append(notice)
     state = condition._release_save()
-    notified = False
+    stayed = False
     try:
-        notice.wait(timeout)
-        notified = True
-    finally:
-        condition._acquire_restore(state)
         try:
+            notice.wait(timeout)
+        finally:
+            _acquire_again(condition, state)
+        stayed = True
+    finally:
+        notified = notice not in condition._waiters
+        if not notified:
             condition._waiters.remove(notice)
-        except ValueError:  # It has been notified, even if it was about to give up.
-            if not notified:
-                condition.notify()
-        else:
-            notified = False
+        elif not stayed:
+            condition.notify()
     return notified
+
+
+def _acquire_again(condition: Any, state: Any) -> None:
+    """Whatever is thrown into this greenlet meanwhile comes after: who waits inside `with condition` has to hold it."""
+    thrown: BaseException | None = None
+    while True:
+        try:
+            condition._acquire_restore(state)
+        except RuntimeError:
+            raise  # Not thrown from elsewhere: it cannot be acquired.
+        except BaseException as error:
+            thrown = error
+        else:
+            break
+    if thrown is not None:
+        raise thrown
+
+
+def _adopt_condition(condition: Any, installation: Installation) -> Any:
+    """Give a condition that is there a lock that stands in for its own. It holds that lock's methods as well."""
+    lock = installation.adopt(condition._lock)
+    if lock is not condition._lock:
+        installation.set(condition, "_lock", lock)
+        for name in ("acquire", "release", "_release_save", "_acquire_restore", "_is_owned"):
+            if name in vars(condition):
+                installation.set(condition, name, getattr(lock, name))
+    return condition
 
 
 class _Notice:
@@ -350,11 +397,12 @@ def replacements() -> Iterator[Replacement]:
     for handler in _log_handlers():
         # Held while it writes, which a handler for a socket or a file on the network does slowly.
         if type(handler.lock) is NativeRLock:
-            yield Replacement(handler, "lock", RLock(handler.lock))
+            yield Replacement(handler, "lock", RLock.adopting(handler.lock))
     # Conditions made before are waited for like any other, and so events, queues, semaphores and futures.
     yield Replacement(threading.Condition, "wait", dispatched_keywords(threading.Condition.wait, _wait))
 
 
 def adoptions() -> Iterator[Adoption]:
-    yield Adoption(NativeLock, Lock)
-    yield Adoption(NativeRLock, RLock)
+    yield Adoption(NativeLock, lambda native, _: Lock.adopting(native))
+    yield Adoption(NativeRLock, lambda native, _: RLock.adopting(native))
+    yield Adoption(threading.Condition, _adopt_condition)

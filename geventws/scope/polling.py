@@ -13,7 +13,7 @@ from greenlet import getcurrent
 
 from .dispatch import Replacement, dispatched, dispatched_keywords
 from .membership import MARK
-from .waiting import READ, Deadline, wait_descriptor
+from .waiting import READ, Deadline, set_aside, wait_descriptor
 
 __all__ = ["replacements"]
 
@@ -25,7 +25,7 @@ def _wait_any(events: Iterable[tuple[int, int]], timeout: float | None) -> None:
     poll = gevent.select.poll()
     for fd, mask in events:
         poll.register(fd, mask)
-    poll.poll(None if timeout is None else timeout * 1000)
+    set_aside(poll.poll, None if timeout is None else timeout * 1000)
 
 
 def _until_ready(look: Callable[[], Any], wait: Callable[[float | None], object], timeout: float | None) -> Any:

@@ -23,7 +23,8 @@ _native_read: Final = os.read
 _native_write: Final = os.write
 _native_waitpid: Final = os.waitpid
 _native_poll: Final = select.poll
-_native_popen_wait: Final = subprocess.Popen._wait  # type: ignore[attr-defined]
+# gevent's has none, in a process that it has patched.
+_native_popen_wait: Final[Any] = getattr(subprocess.Popen, "_wait", None)
 
 # A pipe that says it can be written takes as much at once.
 _PIPE_BUF: Final = select.PIPE_BUF

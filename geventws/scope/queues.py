@@ -5,6 +5,7 @@ from __future__ import annotations
 import _queue
 import queue
 from collections.abc import Iterator
+from threading import TIMEOUT_MAX
 from types import GenericAlias
 from typing import Any, Final
 
@@ -27,10 +28,21 @@ class SimpleQueue(metaclass=StandsIn, native=NativeSimpleQueue):
 
     __slots__ = ("__weakref__", "_native", "_patience", "_waiting")
 
-    def __init__(self, native: Any = None) -> None:
-        self._native: Any = NativeSimpleQueue() if native is None else native
-        self._patience = None if native is None else _ADOPTED_PATIENCE
+    def __init__(self) -> None:
+        self._native: Any = NativeSimpleQueue()
+        self._patience: float | None = None
         self._waiting = Lines()
+
+    @classmethod
+    def adopting(cls, native: Any) -> Any:
+        """One that stands in for a native queue, and shares its items."""
+        self = cls()
+        self._native = native
+        self._patience = _ADOPTED_PATIENCE
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError("cannot pickle 'SimpleQueue' object")
 
     __class_getitem__: Any = classmethod(GenericAlias)
 
@@ -45,7 +57,7 @@ class SimpleQueue(metaclass=StandsIn, native=NativeSimpleQueue):
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         shared = getattr(getcurrent(), "spawn_tree_locals", None)
-        if shared is None or MARK not in shared or not block or (timeout is not None and timeout < 0):
+        if shared is None or MARK not in shared or not block or not (timeout is None or 0 <= timeout <= TIMEOUT_MAX):
             return self._native.get(block, timeout)
         return self._get_on_hub(Deadline(timeout))
 
@@ -80,4 +92,4 @@ def replacements() -> Iterator[Replacement]:
 
 
 def adoptions() -> Iterator[Adoption]:
-    yield Adoption(NativeSimpleQueue, SimpleQueue)
+    yield Adoption(NativeSimpleQueue, lambda native, _: SimpleQueue.adopting(native))

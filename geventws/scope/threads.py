@@ -23,6 +23,9 @@ _native_get_ident: Final = threading.get_ident
 _native_join: Final = threading.Thread.join
 _native_dummy_init: Final = threading._DummyThread.__init__
 
+_started: Final = threading.Event()
+_started.set()
+
 # Handles came with CPython 3.13; before, a lock told that a thread has ended.
 _HANDLES: Final = sys.version_info >= (3, 13)
 
@@ -138,9 +141,18 @@ def _is_native(thread: Any) -> bool:
 def _dummy_init(dummy: Any) -> None:
     """A greenlet that was not started as a thread is known as one until it ends."""
     _native_dummy_init(dummy)
-    if not _HANDLES:
-        module: Any = threading
-        weakref.finalize(getcurrent(), module._active.pop, id(getcurrent()), None).atexit = False
+    # One for all: it is the larger part of a thread, and has happened to each of these.
+    dummy._started = _started
+    _forget_at_end(getcurrent())
+
+
+def _forget_at_end(greenlet: Any) -> None:
+    """Forget the thread that `greenlet` was known as."""
+    module: Any = threading
+    if hasattr(greenlet, "rawlink"):
+        greenlet.rawlink(lambda ended: module._active.pop(id(ended), None))
+    else:
+        weakref.finalize(greenlet, module._active.pop, id(greenlet), None).atexit = False
 
 
 def _adjust_thread_count(executor: Any) -> None:
@@ -159,6 +171,9 @@ def replacements() -> Iterator[Replacement]:
     if _HANDLES:
         native_start = module._start_joinable_thread
         yield Replacement(module, "_start_joinable_thread", dispatched_keywords(native_start, _start_joinable), False)
+        # It forgets a dummy thread with the native thread, as `_dummy_init` does with the greenlet.
+        tracker = module._DeleteDummyThreadOnDel
+        yield Replacement(module, "_DeleteDummyThreadOnDel", dispatched(tracker, lambda dummy: None), False)
     else:
         yield Replacement(module, "_start_new_thread", dispatched(module._start_new_thread, _start), False)
         yield Replacement(module, "_set_sentinel", dispatched(module._set_sentinel, _new_ended), False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import gevent
 from gevent._hub_local import get_hub_if_exists
@@ -25,8 +26,11 @@ __all__ = [
     "forget_descriptor",
     "pauses",
     "replacements",
+    "set_aside",
     "wait_descriptor",
 ]
+
+T = TypeVar("T")
 
 READ: Final = 1
 WRITE: Final = 2
@@ -38,11 +42,12 @@ _LONGEST = 4_294_967.0
 class Deadline:
     """How long something may still take."""
 
-    __slots__ = ("_at",)
+    __slots__ = ("_at", "_begun")
 
     def __init__(self, timeout: float | None) -> None:
         """timeout: seconds; None for ever."""
         self._at = None if timeout is None else monotonic() + timeout
+        self._begun = timeout is not None and timeout <= 0
 
     @property
     def left(self) -> float | None:
@@ -51,6 +56,13 @@ class Deadline:
 
     @property
     def over(self) -> bool:
+        """Whether to give up; to be asked before each wait. Never at first, unless there was no time at all.
+
+        Who waits again and again for less than it takes to look at the clock would never let anybody else run.
+        """
+        if not self._begun:
+            self._begun = True
+            return False
         return self._at is not None and monotonic() >= self._at
 
 
@@ -59,9 +71,22 @@ def pauses(deadline: Deadline, longest: float = 0.01) -> Iterator[None]:
     pause = 0.0002
     while not deadline.over:
         left = deadline.left
-        gevent.sleep(pause if left is None else min(pause, left))
+        set_aside(gevent.sleep, pause if left is None else min(pause, left))
         yield
         pause = min(2 * pause, longest)
+
+
+def set_aside(wait: Callable[..., T], *args: Any) -> T:
+    """Wait, and let other greenlets run event loops of asyncio meanwhile, of which it allows a thread one."""
+    events: Any = sys.modules.get("asyncio.events")
+    running = None if events is None else events._get_running_loop()
+    if running is None:
+        return wait(*args)
+    events._set_running_loop(None)
+    try:
+        return wait(*args)
+    finally:
+        events._set_running_loop(running)
 
 
 class Sleeper:
@@ -94,7 +119,7 @@ class Sleeper:
                 timer = self.hub.loop.timer(min(timeout, _LONGEST))
                 timer.start(waiter.switch, None)
             try:
-                waiter.get()
+                set_aside(waiter.get)
             finally:
                 self._waiter = None
                 if timer is not None:
@@ -172,7 +197,7 @@ class _DescriptorWait:
             timer = self.hub.loop.timer(min(timeout, _LONGEST))
             timer.start(self.waiter.switch, False)
         try:
-            return self.waiter.get()
+            return set_aside(self.waiter.get)
         finally:
             self.watcher.close()
             if timer is not None:
@@ -225,7 +250,7 @@ def _sleep(seconds: Any, /) -> None:
     if hasattr(seconds, "__index__"):
         seconds = seconds.__index__()
     if isinstance(seconds, int | float) and 0 <= seconds < _LONGEST:
-        gevent.sleep(seconds)
+        set_aside(gevent.sleep, seconds)
     else:
         _native_sleep(seconds)  # Raises, or is meant to last for months.
 
