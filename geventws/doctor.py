@@ -152,8 +152,10 @@ class _Tour:
 def _parts(value: object, module: str) -> Iterator[tuple[str, object]]:
     if isinstance(value, FunctionType):
         if value.__module__ == module:
+            # Not a lock that one function has for itself: that is for a moment.
             for default in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
-                yield "()", default
+                if callable(default):
+                    yield "()", default
     elif isinstance(value, dict):
         for key, item in list(value.items()):
             yield f"[{key!r}]", item

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import _thread
 import logging
+import sys
 from contextlib import ContextDecorator
 from types import ModuleType
 from typing import Any, Final
@@ -109,7 +110,7 @@ def native_names() -> dict[int, str]:
     return {
         id(native): f"{owner.__name__}.{name}"
         for owner, name, native in found
-        if isinstance(owner, ModuleType) and callable(native)
+        if isinstance(owner, ModuleType) and owner.__name__ in sys.stdlib_module_names and callable(native)
     }
 
 
