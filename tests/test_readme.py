@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import re
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,34 @@ import pytest
 from gevent.pywsgi import WSGIServer
 from rawclient import TEXT, RawClient, frame, request
 
+from geventws import scope
+
 README = Path(__file__).parent.parent / "README.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+PRICES = "https://example.com/price.json"
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"price": "hello"}')
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def prices() -> Iterator[str]:
+    """The page that a program asks, on this machine: its URL."""
+    with http.server.HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
 
 
 def run(program: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -32,8 +61,9 @@ def test_there_are_programs() -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.splitlines()[0])
-def test_a_program_of_the_readme_runs(program: str, monkeypatch: pytest.MonkeyPatch, serve: Any) -> None:
-    names = run(program, monkeypatch)
+def test_a_program_of_the_readme_runs(program: str, monkeypatch: pytest.MonkeyPatch, serve: Any, prices: str) -> None:
+    names = run(program.replace(PRICES, prices), monkeypatch)
+    asked = PRICES in program
     server = names.get("server") or serve(names["app"]).server
     address = ("127.0.0.1", server.server_port)
     try:
@@ -44,8 +74,10 @@ def test_a_program_of_the_readme_runs(program: str, monkeypatch: pytest.MonkeyPa
                 assert response.status == 401
                 return
             assert response.status == 101
-            client.send(frame(TEXT, "hello"))
+            if not asked:
+                client.send(frame(TEXT, "hello"))
             assert client.read_text() == "hello"
             client.close_handshake()
     finally:
         server.stop()
+        scope.uninstall()

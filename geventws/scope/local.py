@@ -46,6 +46,8 @@ class local(NativeLocal):  # noqa: N801 (the name it replaces)
 
     __slots__ = ()
 
+    __module__ = "threading"
+
     def __new__(cls, /, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls, *args, **kwargs)
         if cls.__init__ is not object.__init__:

@@ -6,6 +6,7 @@ A native lock is the truth about who holds it; what is added is who waits on whi
 from __future__ import annotations
 
 import _thread
+import functools
 import logging
 import threading
 from collections.abc import Iterator
@@ -18,11 +19,13 @@ from .dispatch import Adoption, Installation, Replacement, StandsIn, dispatched_
 from .membership import MARK
 from .waiting import Deadline, Lines, Sleeper
 
-__all__ = ["Lock", "NativeLock", "NativeRLock", "RLock", "adoptions", "replacements"]
+__all__ = ["Lock", "NativeLock", "NativeRLock", "RLock", "adoptions", "must_not_stop", "replacements"]
 
 _native_allocate: Final = _thread.allocate_lock
 NativeRLock: Final = _thread.RLock
 NativeLock: Final = _thread.LockType
+_native_new_rlock: Final[Any] = threading.RLock
+_native_wait: Final = threading.Condition.wait
 
 # How often who waits for an adopted lock looks by himself: who releases it by its old name wakes nobody.
 _ADOPTED_PATIENCE = 0.02
@@ -35,20 +38,29 @@ class _Here(_thread._local):
         # The locks, by `id`, that its greenlets hold inside a scope. While there are any, a greenlet outside must not
         # stop the thread to wait for a lock: what it waits for may wait for one of them.
         self.held: set[int] = set()
+        # How many of its greenlets outside wait on the hub for a lock, and may have others in their hands.
+        self.waiting = 0
 
 
 _here = _Here()
 
 
+def must_not_stop() -> bool:
+    """Whether this thread must go on though a greenlet outside a scope waits: for what it waits may need another one."""
+    return bool(_here.held or _here.waiting) and getcurrent() is not get_hub_if_exists()
+
+
 class _Shared:
     """A native lock, and those who wait for it on a hub."""
 
-    __slots__ = ("__weakref__", "_held", "_lines", "_native", "_patience")
+    __slots__ = ("__weakref__", "_held", "_lines", "_native", "_owner", "_patience")
 
     def __init__(self) -> None:
         self._native: Any = _native_allocate()
         self._patience: float | None = None
         self._lines = Lines()
+        # The greenlet that has it.
+        self._owner: greenlet | None = None
         # The set of the thread that holds it inside a scope.
         self._held: set[int] | None = None
 
@@ -69,6 +81,7 @@ class _Shared:
             held.discard(id(self))
 
     def _note_inside(self) -> None:
+        self._owner = getcurrent()
         self._held = held = _here.held
         held.add(id(self))
 
@@ -80,17 +93,24 @@ class _Shared:
 
     def _acquire_contended(self, timeout: float) -> bool:
         """Wait outside a scope: the thread waits, as ever, unless that might be for something only its hub can bring."""
-        if not self._needs_this_hub():
-            return bool(self._native.acquire(True, timeout))
-        if getcurrent() is not get_hub_if_exists():
-            return self._acquire_on_hub(timeout)
-        if self._held is _here.held:
-            raise RuntimeError(f"{self!r} is held by a greenlet of this thread, for which the hub itself cannot wait")
+        if must_not_stop() or self._is_held_here():
+            return self._acquire_on_hub_outside(timeout)
         return bool(self._native.acquire(True, timeout))
 
-    def _needs_this_hub(self) -> bool:
-        held = _here.held
-        return bool(held) or self._held is held
+    def _acquire_on_hub_outside(self, timeout: float) -> bool:
+        if getcurrent() is get_hub_if_exists():
+            raise RuntimeError(f"{self!r} is held by a greenlet of this thread, for which the hub itself cannot wait")
+        _here.waiting += 1
+        try:
+            return self._acquire_on_hub(timeout)
+        finally:
+            _here.waiting -= 1
+
+    def _is_held_here(self) -> bool:
+        """Whether another greenlet of this thread holds it."""
+        owner = self._owner
+        me = getcurrent()
+        return owner is not None and owner is not me and _thread_of(owner) is _thread_of(me)
 
     def _at_fork_reinit(self) -> None:
         self._native._at_fork_reinit()
@@ -109,12 +129,19 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
 
     __slots__ = ()
 
+    __module__ = "threading"
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError("type '_thread.lock' is not an acceptable base type")
+
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        shared = getattr(getcurrent(), "spawn_tree_locals", None)
+        me = getcurrent()
+        shared = getattr(me, "spawn_tree_locals", None)
         if shared is None or MARK not in shared:
-            if blocking is True and timeout == -1:
-                return self._native.acquire(False) or self._acquire_contended(-1)
-            return self._acquire_outside(blocking, timeout)
+            if timeout == -1 and (blocking is True or blocking is False) and self._native.acquire(False):
+                self._owner = me
+                return True
+            return self._acquire_outside(me, blocking, timeout)
         return self._acquire_inside(blocking, timeout)
 
     def release(self) -> None:
@@ -122,6 +149,7 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
         if held is not None:
             self._held = None
             held.discard(id(self))
+        self._owner = None
         self._native.release()
         if self._lines:
             self._lines.call()
@@ -133,6 +161,7 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
         if held is not None:
             self._held = None
             held.discard(id(self))
+        self._owner = None
         self._native.release()
         if self._lines:
             self._lines.call()
@@ -144,11 +173,13 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
     release_lock = release
     locked_lock = locked
 
-    def _acquire_outside(self, blocking: bool, timeout: float) -> bool:
-        _check(blocking, timeout)
-        if not blocking or not self._needs_this_hub():
-            return bool(self._native.acquire(blocking, timeout))
-        return self._native.acquire(False) or self._acquire_contended(timeout)
+    def _acquire_outside(self, me: greenlet, blocking: bool, timeout: float) -> bool:
+        if blocking is not True or timeout != -1:
+            _check(blocking, timeout)
+        acquired = bool(self._native.acquire(False)) or (bool(blocking) and self._acquire_contended(timeout))
+        if acquired:
+            self._owner = me
+        return acquired
 
     def _acquire_inside(self, blocking: bool, timeout: float) -> bool:
         if blocking is not True or timeout != -1:
@@ -168,13 +199,14 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
 class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
     """`threading.RLock`: inside a scope it belongs to the greenlet that took it, outside to the thread."""
 
-    __slots__ = ("_count", "_owner", "_owner_inside")
+    __slots__ = ("_count", "_owner_inside")
+
+    __module__ = "threading"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if args or kwargs:
-            NativeRLock(*args, **kwargs)  # Which says what is wrong with them; in some versions nothing is.
+            _native_new_rlock(*args, **kwargs)  # Which says what is wrong with them; in some versions nothing is.
         super().__init__()
-        self._owner: greenlet | None = None
         self._owner_inside = False
         self._count = 0
 
@@ -212,11 +244,11 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
             return True
         if not self._acquire_free(inside, blocking, timeout):
             return False
+        if inside:
+            self._note_inside()
         self._owner = me
         self._owner_inside = inside
         self._count = 1
-        if inside:
-            self._note_inside()
         return True
 
     def _try(self) -> bool:
@@ -337,6 +369,11 @@ def _wait(condition: Any, timeout: float | None = None) -> bool:
     return notified
 
 
+@functools.wraps(_native_wait)
+def _wait_outside(condition: Any, timeout: float | None = None) -> bool:
+    return _wait(condition, timeout) if must_not_stop() else _native_wait(condition, timeout)
+
+
 def _acquire_again(condition: Any, state: Any) -> None:
     """Whatever is thrown into this greenlet meanwhile comes after: who waits inside `with condition` has to hold it."""
     thrown: BaseException | None = None
@@ -399,7 +436,7 @@ def replacements() -> Iterator[Replacement]:
         if type(handler.lock) is NativeRLock:
             yield Replacement(handler, "lock", RLock.adopting(handler.lock))
     # Conditions made before are waited for like any other, and so events, queues, semaphores and futures.
-    yield Replacement(threading.Condition, "wait", dispatched_keywords(threading.Condition.wait, _wait))
+    yield Replacement(threading.Condition, "wait", dispatched_keywords(_wait_outside, _wait))
 
 
 def adoptions() -> Iterator[Adoption]:

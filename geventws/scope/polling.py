@@ -17,7 +17,10 @@ from .waiting import READ, Deadline, set_aside, wait_descriptor
 
 __all__ = ["replacements"]
 
-_native_poll: Final = getattr(select, "poll", None)
+_native_poll: Final[Any] = getattr(select, "poll", None)
+
+# Milliseconds: an int of C.
+_LONGEST: Final = 2**31 - 1
 
 
 def _wait_any(events: Iterable[tuple[int, int]], timeout: float | None) -> None:
@@ -41,9 +44,20 @@ def _until_ready(look: Callable[[], Any], wait: Callable[[float | None], object]
 class _Poll:
     """`select.poll`, which does not tell what is registered."""
 
-    def __init__(self) -> None:
-        self._native: Any = _native_poll()  # type: ignore[misc]
+    def __new__(cls) -> _Poll:
+        raise TypeError("cannot create 'select.poll' instances")
+
+    @classmethod
+    def make(cls, *args: Any) -> _Poll:
+        """What `select.poll()` does."""
+        self = object.__new__(cls)
+        self._prepare(_native_poll(*args))
+        return self
+
+    def _prepare(self, native: Any) -> None:
+        self._native = native
         self._events: dict[int, int] = {}
+        self._busy = False
 
     def register(self, fd: Any, eventmask: int = select.POLLIN | select.POLLPRI | select.POLLOUT, /) -> None:
         self._native.register(fd, eventmask)
@@ -59,10 +73,23 @@ class _Poll:
 
     def poll(self, timeout: float | None = None, /) -> Any:
         shared = getattr(getcurrent(), "spawn_tree_locals", None)
-        if shared is None or MARK not in shared or not isinstance(timeout, int | float | None):
+        if (
+            shared is None
+            or MARK not in shared
+            or not isinstance(timeout, int | float | None)
+            or (timeout or 0) > _LONGEST
+        ):
             return self._native.poll(timeout)
+        if self._busy:
+            raise RuntimeError("concurrent poll() invocation")
+        self._busy = True
         seconds = None if timeout is None or timeout < 0 else timeout / 1000
-        return _until_ready(lambda: self._native.poll(0), lambda left: _wait_any(self._events.items(), left), seconds)
+        try:
+            return _until_ready(
+                lambda: self._native.poll(0), lambda left: _wait_any(self._events.items(), left), seconds
+            )
+        finally:
+            self._busy = False
 
 
 def _number(fd: Any) -> int:
@@ -112,7 +139,7 @@ def replacements() -> Iterator[Replacement]:
     yield Replacement(select, "select", dispatched(select.select, gevent.select.select))
     yield _selector(selectors.SelectSelector, _wait_for_each)
     if _native_poll is not None:
-        yield Replacement(select, "poll", _Poll)
+        yield Replacement(select, "poll", _Poll.make)
         yield _selector(selectors._PollLikeSelector, _wait_for_each)
     if hasattr(select, "epoll"):
         native = select.epoll.poll

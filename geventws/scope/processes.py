@@ -6,8 +6,10 @@ import io
 import os
 import select
 import subprocess
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from .dispatch import Replacement, dispatched, dispatched_keywords
@@ -133,7 +135,7 @@ class _Pipe(io.FileIO):
             _wait_ready(self.fileno(), events)
 
 
-class _SubprocessIO:
+class _SubprocessIO(ModuleType):
     """What `subprocess` finds under the name `io`."""
 
     def __getattr__(self, name: str) -> Any:
@@ -144,6 +146,9 @@ class _SubprocessIO:
         raw = _Pipe(fd, mode)
         if bufsize == 0:
             return raw
+        if bufsize == 1:
+            text = "line buffering (buffering=1) isn't supported in binary mode, the default buffer size will be used"
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
         size = bufsize if bufsize > 1 else io.DEFAULT_BUFFER_SIZE
         return io.BufferedWriter(raw, size) if "w" in mode else io.BufferedReader(raw, size)
 
@@ -153,4 +158,4 @@ def replacements() -> Iterator[Replacement]:
     yield Replacement(os, "write", dispatched(_native_write, _write))
     yield Replacement(os, "waitpid", dispatched(_native_waitpid, _waitpid))
     yield Replacement(subprocess.Popen, "_wait", dispatched_keywords(_native_popen_wait, _popen_wait))
-    yield Replacement(subprocess, "io", _SubprocessIO(), everywhere=False)
+    yield Replacement(subprocess, "io", _SubprocessIO("io"), everywhere=False)

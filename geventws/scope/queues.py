@@ -12,6 +12,7 @@ from typing import Any, Final
 from greenlet import getcurrent
 
 from .dispatch import Adoption, Replacement, StandsIn
+from .locks import must_not_stop
 from .membership import MARK
 from .waiting import Deadline, Lines
 
@@ -57,7 +58,8 @@ class SimpleQueue(metaclass=StandsIn, native=NativeSimpleQueue):
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         shared = getattr(getcurrent(), "spawn_tree_locals", None)
-        if shared is None or MARK not in shared or not block or not (timeout is None or 0 <= timeout <= TIMEOUT_MAX):
+        plain = (shared is None or MARK not in shared) and not must_not_stop()
+        if plain or not block or not (timeout is None or 0 <= timeout <= TIMEOUT_MAX):
             return self._native.get(block, timeout)
         return self._get_on_hub(Deadline(timeout))
 

@@ -110,11 +110,15 @@ def _sendto_flagged(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tupl
 def _transfer(name: str, events: int, required: int, flagged: _Operation) -> _Operation:
     """The cooperative twin of an operation that receives or sends once."""
     native = getattr(_Native, name)
+    several = name in ("recvmsg_into", "sendmsg")
 
     def operation(sock: Any, *args: Any, **kwargs: Any) -> Any:
         timeout = native_timeout(sock)
         if timeout == 0 or len(args) < required:
             return native(sock, *args, **kwargs)
+        if several:
+            # An iterator of buffers would be empty at the second attempt.
+            args = tuple(list(arg) if isinstance(arg, Iterator) else arg for arg in args)
         if timeout is not None:
             return _until_done(sock, events, Deadline(timeout), lambda: _try(sock, native, *args, **kwargs))
         if not _DONTWAIT:

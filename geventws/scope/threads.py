@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures.thread
+import functools
+import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -13,7 +16,7 @@ import gevent
 from greenlet import getcurrent
 
 from .dispatch import Replacement, dispatched, dispatched_keywords
-from .locks import Lock
+from .locks import Lock, must_not_stop
 from .membership import outside
 from .waiting import Deadline, pauses
 
@@ -132,15 +135,40 @@ def _join(thread: Any, timeout: float | None = None) -> None:
     _native_join(thread, timeout)
 
 
+@functools.wraps(_native_join)
+def _join_outside(thread: Any, timeout: float | None = None) -> None:
+    (_join if must_not_stop() else _native_join)(thread, timeout)
+
+
 def _is_native(thread: Any) -> bool:
     if _HANDLES:
         return not isinstance(getattr(thread, "_handle", None), _Handle)
     return type(getattr(thread, "_tstate_lock", None)) is not Lock
 
 
+def _native_ident(ident: int) -> int:
+    """For what the operating system is asked: of a greenlet, the thread's."""
+    module: Any = threading
+    of_greenlet = ident == id(getcurrent()) or (ident in module._active and ident not in sys._current_frames())
+    return _native_get_ident() if of_greenlet else ident
+
+
+def _of_native_thread(native: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(native)
+    def operation(thread_id: int, *args: Any) -> Any:
+        return native(_native_ident(thread_id), *args)
+
+    return operation
+
+
 def _dummy_init(dummy: Any) -> None:
     """A greenlet that was not started as a thread is known as one until it ends."""
     _native_dummy_init(dummy)
+    # What threads it starts inherit is what those would that the native thread starts.
+    module: Any = threading
+    around = module._active.get(_native_get_ident())
+    if around is not None:
+        dummy._daemonic = around.daemon
     # One for all: it is the larger part of a thread, and has happened to each of these.
     dummy._started = _started
     _forget_at_end(getcurrent())
@@ -177,7 +205,10 @@ def replacements() -> Iterator[Replacement]:
     else:
         yield Replacement(module, "_start_new_thread", dispatched(module._start_new_thread, _start), False)
         yield Replacement(module, "_set_sentinel", dispatched(module._set_sentinel, _new_ended), False)
-    yield Replacement(threading.Thread, "join", dispatched_keywords(_native_join, _join))
+    yield Replacement(threading.Thread, "join", dispatched_keywords(_join_outside, _join))
     yield Replacement(module._DummyThread, "__init__", dispatched(_native_dummy_init, _dummy_init))
+    for owner, name in ((signal, "pthread_kill"), (time, "pthread_getcpuclockid")):
+        if hasattr(owner, name):
+            yield Replacement(owner, name, _of_native_thread(getattr(owner, name)))
     executor = concurrent.futures.thread.ThreadPoolExecutor
     yield Replacement(executor, "_adjust_thread_count", dispatched(_native_adjust_thread_count, _adjust_thread_count))

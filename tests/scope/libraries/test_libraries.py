@@ -14,6 +14,8 @@ from collections.abc import Callable
 import pytest
 from scope.libraries.crowd import FOLDER, PROGRAMS, Program, Script, Seen
 
+pytestmark = pytest.mark.endtoend
+
 PATCHED = os.environ.get("GEVENTWS_PATCHED") == "1"
 SECONDS = 0.3
 MARGIN = 0.3  # what ten handlers may take beside waiting
