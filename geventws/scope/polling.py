@@ -41,14 +41,16 @@ def _until_ready(look: Callable[[], Any], wait: Callable[[float | None], object]
         wait(deadline.left)
 
 
-class _Poll:
-    """`select.poll`, which does not tell what is registered."""
+class poll:
+    """What `select.poll()` makes. A native one does not tell what is registered."""
 
-    def __new__(cls) -> _Poll:
+    __module__ = "select"
+
+    def __new__(cls) -> poll:
         raise TypeError("cannot create 'select.poll' instances")
 
     @classmethod
-    def make(cls, *args: Any) -> _Poll:
+    def make(cls, *args: Any) -> poll:
         """What `select.poll()` does."""
         self = object.__new__(cls)
         self._prepare(_native_poll(*args))
@@ -139,7 +141,7 @@ def replacements() -> Iterator[Replacement]:
     yield Replacement(select, "select", dispatched(select.select, gevent.select.select))
     yield _selector(selectors.SelectSelector, _wait_for_each)
     if _native_poll is not None:
-        yield Replacement(select, "poll", _Poll.make)
+        yield Replacement(select, "poll", poll.make)
         yield _selector(selectors._PollLikeSelector, _wait_for_each)
     if hasattr(select, "epoll"):
         native = select.epoll.poll
