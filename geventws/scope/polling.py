@@ -41,7 +41,7 @@ def _until_ready(look: Callable[[], Any], wait: Callable[[float | None], object]
         wait(deadline.left)
 
 
-class poll:
+class poll:  # noqa: N801 (the name it replaces)
     """What `select.poll()` makes. A native one does not tell what is registered."""
 
     __module__ = "select"
