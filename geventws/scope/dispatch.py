@@ -183,10 +183,12 @@ class Installation:
             owner, name, previous, value = self._undo.pop()
             if vars(owner).get(name) is not value:
                 continue
-            if previous is _MISSING:
-                delattr(owner, name)
-            else:
+            if previous is not _MISSING:
                 _set(owner, name, previous)
+            elif isinstance(owner, type):
+                type.__delattr__(owner, name)
+            else:
+                del vars(owner)[name]
         while self._afterwards:
             self._afterwards.pop()()
 
@@ -213,10 +215,11 @@ def _name(value: Any, owner: Any, name: str) -> None:
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
-    if isinstance(owner, ModuleType | type):
-        setattr(owner, name, value)
+    # Whatever owners do about attributes that are set, this is none of it.
+    if isinstance(owner, type):
+        type.__setattr__(owner, name, value)
     else:
-        vars(owner)[name] = value  # Whatever the object does about attributes that are set, this is none of it.
+        vars(owner)[name] = value
 
 
 class _Owners:

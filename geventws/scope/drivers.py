@@ -140,4 +140,9 @@ def install(installation: Installation) -> None:
             adapt(installation, sys.modules[name])
     finder: Any = _WhenImported(installation)
     sys.meta_path.insert(0, finder)
-    installation.on_give_back(lambda: sys.meta_path.remove(finder))
+
+    def leave() -> None:
+        if finder in sys.meta_path:
+            sys.meta_path.remove(finder)
+
+    installation.on_give_back(leave)

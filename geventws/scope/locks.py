@@ -16,10 +16,10 @@ from gevent._hub_local import get_hub_if_exists
 from greenlet import getcurrent, greenlet
 
 from .dispatch import Adoption, Installation, Replacement, StandsIn, dispatched_keywords
-from .membership import MARK
+from .membership import MARK, inside
 from .waiting import Deadline, Lines, Sleeper
 
-__all__ = ["Lock", "NativeLock", "NativeRLock", "RLock", "adoptions", "must_not_stop", "replacements"]
+__all__ = ["Ended", "Lock", "NativeLock", "NativeRLock", "RLock", "adoptions", "must_not_stop", "replacements"]
 
 _native_allocate: Final = _thread.allocate_lock
 NativeRLock: Final = _thread.RLock
@@ -194,6 +194,33 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
 
     def __repr__(self) -> str:
         return f"<{'locked' if self.locked() else 'unlocked'} {_name(self)} object at {id(self):#x}>"
+
+
+class Ended(_Shared):
+    """What `Thread.join` waits for: taken by a greenlet that is a thread, given back at its end.
+
+    Unlike a lock it is nobody's to hold up others with, so it does not count among the held ones.
+    """
+
+    __slots__ = ()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self._native.acquire(False):
+            self._owner = getcurrent()
+            return True
+        if not blocking or timeout == 0:
+            return False
+        if inside() or must_not_stop() or self._is_held_here():
+            return self._acquire_on_hub(timeout)
+        return bool(self._native.acquire(True, timeout))
+
+    def release(self) -> None:
+        self._owner = None
+        self._native.release()
+        self._lines.call()
+
+    def locked(self) -> bool:
+        return bool(self._native.locked())
 
 
 class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):

@@ -122,7 +122,7 @@ def _selector(cls: Any, wait: Callable[[Any, float | None], object]) -> Replacem
     return Replacement(cls, "select", dispatched_keywords(native, select))
 
 
-def _wait_for_epoll(selector: Any, timeout: float | None) -> None:
+def _wait_for_queue(selector: Any, timeout: float | None) -> None:
     wait_descriptor(selector.fileno(), READ, timeout)
 
 
@@ -143,7 +143,9 @@ def replacements() -> Iterator[Replacement]:
     if _native_poll is not None:
         yield Replacement(select, "poll", poll.make)
         yield _selector(selectors._PollLikeSelector, _wait_for_each)
+    if hasattr(selectors, "KqueueSelector"):
+        yield _selector(selectors.KqueueSelector, _wait_for_queue)
     if hasattr(select, "epoll"):
         native = select.epoll.poll
         yield Replacement(select.epoll, "poll", dispatched_keywords(native, _epoll(native)))
-        yield _selector(selectors.EpollSelector, _wait_for_epoll)
+        yield _selector(selectors.EpollSelector, _wait_for_queue)

@@ -16,7 +16,7 @@ import gevent
 from greenlet import getcurrent
 
 from .dispatch import Replacement, dispatched, dispatched_keywords
-from .locks import Lock, must_not_stop
+from .locks import Ended, must_not_stop
 from .membership import outside
 from .waiting import Deadline, pauses
 
@@ -61,11 +61,11 @@ def _run(function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[st
             ended.release()
 
 
-def _new_ended() -> Lock:
+def _new_ended() -> Ended:
     """`threading._set_sentinel`: a lock that is released when what calls this has ended."""
     greenlet: Any = getcurrent()
-    greenlet._geventws_ended = lock = Lock()
-    return lock
+    greenlet._geventws_ended = ended = Ended()
+    return ended
 
 
 class _Handle:
@@ -73,7 +73,7 @@ class _Handle:
 
     def __init__(self) -> None:
         self.ident = 0
-        self._ended = Lock()
+        self._ended = Ended()
         self._done = False
 
     def run(self, function: Callable[[], object]) -> None:
@@ -143,7 +143,7 @@ def _join_outside(thread: Any, timeout: float | None = None) -> None:
 def _is_native(thread: Any) -> bool:
     if _HANDLES:
         return not isinstance(getattr(thread, "_handle", None), _Handle)
-    return type(getattr(thread, "_tstate_lock", None)) is not Lock
+    return not isinstance(getattr(thread, "_tstate_lock", None), Ended)
 
 
 def _native_ident(ident: int) -> int:
