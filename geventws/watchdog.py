@@ -76,8 +76,10 @@ class Watchdog:
             self._monitor_is_ours = hub.periodic_monitoring_thread is None
             gevent.events.subscribers.append(self._hear)
         config: Any = gevent.config
-        if self._monitor_is_ours or config.max_blocking_time > seconds:
-            config.max_blocking_time = seconds
+        # The monitor notices at the end of a period in which nothing was switched to.
+        period = max(seconds / 4, 0.01)
+        if self._monitor_is_ours or config.max_blocking_time > period:
+            config.max_blocking_time = period
         self._period = seconds
         if self._monitor_is_ours and hub.periodic_monitoring_thread is None:
             # What `start_periodic_monitoring_thread` does, without watching memory too and wanting psutil for it.

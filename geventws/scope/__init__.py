@@ -21,6 +21,7 @@ from contextlib import ContextDecorator
 from types import ModuleType
 from typing import Any, Final
 
+import gevent.events
 from gevent.monkey import is_module_patched
 
 from . import drivers, local, locks, names, polling, processes, queues, sockets, threads, tls, waiting
@@ -123,10 +124,24 @@ def _taken_over() -> Installation:
         )
         local.adopt_subclasses(installation)
         drivers.install(installation)
+        gevent.events.subscribers.append(_make_way)
+        installation.on_give_back(_stop_listening)
     except BaseException:
         installation.give_back()
         raise
     return installation
+
+
+def _stop_listening() -> None:
+    if _make_way in gevent.events.subscribers:
+        gevent.events.subscribers.remove(_make_way)
+
+
+def _make_way(event: object) -> None:
+    """From gevent, which is about to patch the process after all: it is to find what it expects."""
+    if isinstance(event, gevent.events.GeventWillPatchAllEvent | gevent.events.GeventWillPatchModuleEvent):
+        logger.debug("gevent patches this process: giving back what has been replaced")
+        uninstall()
 
 
 def installed() -> bool:

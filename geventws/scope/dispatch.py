@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from types import BuiltinFunctionType, FunctionType, GetSetDescriptorType, MethodType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,6 +28,8 @@ __all__ = [
     "dispatched_keywords",
     "keeps_attributes",
 ]
+
+logger = logging.getLogger("geventws.scope")
 
 _MISSING: Any = object()
 
@@ -61,6 +66,11 @@ def _dispatched_builtin(native: BuiltinFunctionType, cooperative: Callable[..., 
             return native(*args)
         return cooperative(*args)
 
+    with suppress(ValueError):  # Not all tell.
+        told = inspect.signature(native)
+        module = inspect.Parameter("module", inspect.Parameter.POSITIONAL_ONLY)
+        described: Any = operation
+        described.__signature__ = told.replace(parameters=[module, *told.parameters.values()])
     # Bound already, so that it is no method of a class that has `sleep = time.sleep` in its body. Costs nothing.
     return MethodType(operation, _Module(str(native.__module__)))
 
@@ -147,6 +157,10 @@ class Installation:
         self._stand_ins = {adoption.type: adoption.stand_in for adoption in adoptions}
         for owner, name, value, everywhere in replacements:
             previous = vars(owner).get(name, _MISSING)
+            if previous is not _MISSING and callable(value) and inspect.unwrap(value) not in (previous, value):
+                # Somebody else's, a test's mock perhaps, who will want to take it away again.
+                logger.warning("%s.%s has been replaced by somebody else: it stays as it is", owner.__name__, name)
+                continue
             _name(value, owner, name)
             self.set(owner, name, value)
             if everywhere and isinstance(owner, ModuleType) and previous is not _MISSING:
@@ -262,8 +276,9 @@ def is_untouched(module: str) -> bool:
 
 
 def _is_of_its_own(cls: type) -> bool:
-    module = str(cls.__module__)
-    return module.partition(".")[0] not in sys.stdlib_module_names and not is_untouched(module)
+    top = str(cls.__module__).partition(".")[0]
+    # Of the standard library's objects only executors hold a lock while they wait; the others work anyhow.
+    return top == "concurrent" or (top not in sys.stdlib_module_names and not is_untouched(top))
 
 
 def keeps_attributes(cls: type) -> bool:

@@ -6,6 +6,7 @@ They are adapted when they are imported, which may be long after the installatio
 from __future__ import annotations
 
 import _thread
+import functools
 import select
 import sys
 from collections.abc import Callable, Sequence
@@ -27,16 +28,28 @@ def _adapt_psycopg(installation: Installation, waiting: Any) -> None:
     installation.set(waiting, "wait", dispatched_keywords(waiting.wait, waiting.wait_selector))
 
 
-def _adapt_process_pool(installation: Installation, process: Any) -> None:
-    # Like the workers of a ThreadPoolExecutor: its manager serves everybody, and is a native thread.
-    executor = process.ProcessPoolExecutor
-    native = executor._start_executor_manager_thread
+def _do_outside(installation: Installation, owner: Any, name: str) -> None:
+    """What serves everybody, and starts threads for it: like those of a ThreadPoolExecutor they are native ones."""
+    native = getattr(owner, name)
 
-    def start(self: Any) -> None:
+    @functools.wraps(native)
+    def operation(*args: Any, **kwargs: Any) -> Any:
         with outside():
-            native(self)
+            return native(*args, **kwargs)
 
-    installation.set(executor, "_start_executor_manager_thread", dispatched_keywords(native, start))
+    installation.set(owner, name, operation)
+
+
+def _adapt_process_executor(installation: Installation, process: Any) -> None:
+    _do_outside(installation, process.ProcessPoolExecutor, "_start_executor_manager_thread")
+
+
+def _adapt_pool(installation: Installation, pool: Any) -> None:
+    _do_outside(installation, pool.Pool, "__init__")
+
+
+def _adapt_queue(installation: Installation, queues: Any) -> None:
+    _do_outside(installation, queues.Queue, "_start_thread")
 
 
 class _Psycopg2:
@@ -101,14 +114,20 @@ entered = _psycopg2.entered
 left = _psycopg2.left
 
 _ADAPTERS: Final[dict[str, Callable[[Installation, Any], None]]] = {
-    "concurrent.futures.process": _adapt_process_pool,
+    "concurrent.futures.process": _adapt_process_executor,
+    "multiprocessing.pool": _adapt_pool,
+    "multiprocessing.queues": _adapt_queue,
     "psycopg.waiting": _adapt_psycopg,
     "psycopg2.extensions": _psycopg2.adapt,
 }
 
 
 class _WhenImported:
-    """A finder that finds nothing by itself, and adapts what the others find."""
+    """A finder that finds nothing by itself. It adapts what the others find, and has it executed outside the scope.
+
+    A module that is being imported is half a module to other greenlets of the thread, as the import system knows threads
+    only. So none may run meanwhile.
+    """
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -116,21 +135,33 @@ class _WhenImported:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        adapt = _ADAPTERS.get(name)
-        if adapt is None:
+        if name not in _ADAPTERS and not inside():
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
-        loader: Any = None if spec is None else spec.loader
-        if loader is not None:
-            execute = loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                adapt(self._installation, module)
-
-            loader.exec_module = exec_module
+        if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
+            loader: Any = _Loader(spec.loader, self._installation)
+            spec.loader = loader
         return spec
+
+
+class _Loader:
+    """Stands in for a module's own loader until the module is executed."""
+
+    def __init__(self, loader: Any, installation: Installation) -> None:
+        self._loader = loader
+        self._installation = installation
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def exec_module(self, module: Any) -> None:
+        module.__spec__.loader = module.__loader__ = self._loader
+        with outside():
+            self._loader.exec_module(module)
+        adapt = _ADAPTERS.get(module.__name__)
+        if adapt is not None:
+            adapt(self._installation, module)
 
 
 def install(installation: Installation) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import _thread
 import functools
 import logging
+import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from gevent._hub_local import get_hub_if_exists
@@ -37,9 +39,11 @@ class _Here(_thread._local):
     def __init__(self) -> None:
         # The locks, by `id`, that its greenlets hold inside a scope. While there are any, a greenlet outside must not
         # stop the thread to wait for a lock: what it waits for may wait for one of them.
-        self.held: set[int] = set()
+        self.held: dict[int, greenlet] = {}
         # How many of its greenlets outside wait on the hub for a lock, and may have others in their hands.
         self.waiting = 0
+        # How many of its greenlets do something in which no other may run.
+        self.alone = 0
 
 
 _here = _Here()
@@ -47,7 +51,31 @@ _here = _Here()
 
 def must_not_stop() -> bool:
     """Whether this thread must go on though a greenlet outside a scope waits: for what it waits may need another one."""
-    return bool(_here.held or _here.waiting) and getcurrent() is not get_hub_if_exists()
+    here = _here
+    if not (here.held or here.waiting) or here.alone or getcurrent() is get_hub_if_exists():
+        return False
+    # One that has ended without giving its lock back will not be helped by waiting.
+    return bool(here.waiting) or any(not owner.dead for owner in list(here.held.values()))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Stop the thread for what is waited for outside a scope, whatever may need it: it must not be long."""
+    _here.alone += 1
+    try:
+        yield
+    finally:
+        _here.alone -= 1
+
+
+def _forget_in_child() -> None:
+    # Their greenlets stay with the parent.
+    _here.held.clear()
+    _here.waiting = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class _Shared:
@@ -62,7 +90,7 @@ class _Shared:
         # The greenlet that has it.
         self._owner: greenlet | None = None
         # The set of the thread that holds it inside a scope.
-        self._held: set[int] | None = None
+        self._held: dict[int, greenlet] | None = None
 
     @classmethod
     def adopting(cls, native: Any) -> Any:
@@ -78,12 +106,12 @@ class _Shared:
     def __del__(self) -> None:
         held = getattr(self, "_held", None)  # Missing where `__init__` has refused its arguments.
         if held is not None:
-            held.discard(id(self))
+            held.pop(id(self), None)
 
     def _note_inside(self) -> None:
-        self._owner = getcurrent()
+        self._owner = owner = getcurrent()
         self._held = held = _here.held
-        held.add(id(self))
+        held[id(self)] = owner
 
     def _acquire_on_hub(self, timeout: float) -> bool:
         return self._lines.wait(self._try, Deadline(None if timeout == -1 else timeout), self._patience)
@@ -121,7 +149,7 @@ class _Shared:
         held = self._held
         if held is not None:
             self._held = None
-            held.discard(id(self))
+            held.pop(id(self), None)
 
 
 class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
@@ -148,7 +176,7 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
         held = self._held
         if held is not None:
             self._held = None
-            held.discard(id(self))
+            held.pop(id(self), None)
         self._owner = None
         self._native.release()
         if self._lines:
@@ -160,7 +188,7 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
         held = self._held
         if held is not None:
             self._held = None
-            held.discard(id(self))
+            held.pop(id(self), None)
         self._owner = None
         self._native.release()
         if self._lines:
@@ -226,7 +254,7 @@ class Ended(_Shared):
 class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
     """`threading.RLock`: inside a scope it belongs to the greenlet that took it, outside to the thread."""
 
-    __slots__ = ("_count", "_owner_inside")
+    __slots__ = ("_count", "_guests", "_owner_inside")
 
     __module__ = "threading"
 
@@ -236,6 +264,7 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
         super().__init__()
         self._owner_inside = False
         self._count = 0
+        self._guests = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         me = getcurrent()
@@ -252,9 +281,16 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
         return self._acquire_slowly(me, True, blocking, timeout)
 
     def release(self) -> None:
-        if self._owner is not getcurrent() and not self._is_owned():
-            self._release_by_old_name()
-            return
+        if self._owner is not getcurrent():
+            if self._guests and getcurrent() is get_hub_if_exists():
+                self._guests -= 1
+                return
+            if self._is_held_by_old_name():
+                self._native.release()
+                self._lines.call()
+                return
+            if not self._is_owned():
+                raise RuntimeError("cannot release un-acquired lock")
         self._count -= 1
         if self._count == 0:
             self._let_go()
@@ -266,8 +302,14 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
 
     def _acquire_slowly(self, me: greenlet, inside: bool, blocking: bool, timeout: float) -> bool:
         _check(blocking, timeout)
+        if self._is_held_by_old_name():
+            return bool(self._native.acquire())
         if self._is_owned():
             self._count += 1
+            return True
+        if me is get_hub_if_exists() and self._is_held_here():
+            # A handler of a signal that logs, say. As of a native one, the thread has it already.
+            self._guests += 1
             return True
         if not self._acquire_free(inside, blocking, timeout):
             return False
@@ -299,44 +341,41 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
         if self._lines:
             self._lines.call()
 
-    def _release_by_old_name(self) -> None:
-        # An adopted lock that was taken before its adoption is released by a name that means this one now.
-        if self._patience is None or not self._native._is_owned():
-            raise RuntimeError("cannot release un-acquired lock")
-        self._native.release()
-        self._lines.call()
-
-    @staticmethod
-    def _check(blocking: bool, timeout: float) -> None:
-        if not blocking and timeout != -1:
-            raise ValueError("can't specify a timeout for a non-blocking call")
-        if timeout != -1 and not timeout >= 0:
-            raise ValueError("timeout value must be a non-negative number")
-        if timeout > _thread.TIMEOUT_MAX:
-            raise OverflowError("timeout value is too large")
+    def _is_held_by_old_name(self) -> bool:
+        """Whether this is an adopted lock that was taken before its adoption, by this thread."""
+        native = self._native
+        return self._owner is None and type(native) is NativeRLock and bool(native._is_owned())  # type: ignore[attr-defined]
 
     # What `threading.Condition` asks of a lock.
 
     def _is_owned(self) -> bool:
         owner = self._owner
         me = getcurrent()
-        if owner is None or owner is me:
-            return owner is me
+        if owner is me:
+            return True
+        if owner is None:
+            return self._is_held_by_old_name()
         # Outside, as ever, all greenlets of the thread that took it.
         if self._owner_inside or _thread_of(owner) is not _thread_of(me):
             return False
         shared = getattr(me, "spawn_tree_locals", None)
         return shared is None or MARK not in shared
 
-    def _release_save(self) -> tuple[int, greenlet | None, bool]:
+    def _release_save(self) -> Any:
+        if self._is_held_by_old_name():
+            state = self._native._release_save()
+            self._lines.call()
+            return state
         if not self._is_owned():
             raise RuntimeError("cannot release un-acquired lock")
-        state = self._count, self._owner, self._owner_inside
-        self._count = 0
+        count, self._count = self._count, 0
         self._let_go()
-        return state
+        return (count,)
 
-    def _acquire_restore(self, state: tuple[int, greenlet | None, bool]) -> None:
+    def _acquire_restore(self, state: Any) -> None:
+        if len(state) > 1:  # The native one's, with the thread's number.
+            self._native._acquire_restore(state)
+            return
         self.acquire()
         self._count = state[0]
 

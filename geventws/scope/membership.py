@@ -50,12 +50,22 @@ def outside() -> Iterator[None]:
         greenlet.spawn_tree_locals = before
 
 
-def _leave_in_child() -> None:
-    # In a forked child there is nobody to be cooperative with, and its event loop is the parent's.
+# In a forked child there is nobody to be cooperative with, and its event loop is the parent's. It is forked outside, so
+# that nothing that is done first thing in the child is done inside.
+_forking: list[tuple[dict[str, Any], Any]] = []
+
+
+def _before_fork() -> None:
     if inside():
         shared: dict[str, Any] = getattr(getcurrent(), "spawn_tree_locals")  # noqa: B009 (unknown to the type)
-        del shared[MARK]
+        _forking.append((shared, shared.pop(MARK)))
+
+
+def _after_fork_in_parent() -> None:
+    if _forking:
+        shared, mark = _forking.pop()
+        shared[MARK] = mark
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_forking.clear)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import select
+import stat
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -48,10 +49,10 @@ def _read(fd: int, length: int, /) -> bytes:
 
 
 def _write(fd: int, data: ReadableBuffer, /) -> int:
-    """All of it, in pieces for which there is room: a blocking descriptor would take all, and wait."""
+    """All of it; into a pipe in pieces for which there is room, since a blocking one would take all, and wait."""
     _wait_ready(fd, WRITE)
     with memoryview(data) as view, view.cast("B") as octets:
-        if len(octets) <= _PIPE_BUF or not os.get_blocking(fd):
+        if len(octets) <= _PIPE_BUF or not os.get_blocking(fd) or not stat.S_ISFIFO(os.fstat(fd).st_mode):
             return _native_write(fd, octets)
         written = _native_write(fd, octets[:_PIPE_BUF])
         while written < len(octets):

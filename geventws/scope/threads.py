@@ -10,13 +10,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, Final
 
 import gevent
 from greenlet import getcurrent
 
 from .dispatch import Replacement, dispatched, dispatched_keywords
-from .locks import Ended, must_not_stop
+from .locks import Ended, Lock, alone, must_not_stop
 from .membership import outside
 from .waiting import Deadline, pauses
 
@@ -45,8 +46,15 @@ def _start(function: Callable[..., object], args: tuple[Any, ...], kwargs: Mappi
     if not isinstance(args, tuple):
         raise TypeError("2nd arg must be a tuple")
     greenlet = gevent.Greenlet(_run, function, args, dict(kwargs or {}))
+    _inherit(greenlet)
     greenlet.start()
     return id(greenlet)
+
+
+def _inherit(greenlet: Any) -> None:
+    """A thread's greenlet is in the scope also where greenlets do not know who spawned them (GEVENT_TRACK_GREENLET_TREE)."""
+    current: Any = getcurrent()
+    greenlet.spawn_tree_locals = current.spawn_tree_locals
 
 
 def _run(function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -102,7 +110,8 @@ def _start_joinable(function: Any, handle: Any = None, daemon: bool = True) -> A
     handle.ident = id(greenlet)
     function.__self__._handle = handle
     if not daemon:
-        _join_at_exit(handle)
+        _awaited.add(handle)
+    _inherit(greenlet)
     greenlet.start()
     return handle
 
@@ -110,21 +119,26 @@ def _start_joinable(function: Any, handle: Any = None, daemon: bool = True) -> A
 _awaited: weakref.WeakSet[_Handle] = weakref.WeakSet()
 
 
-def _join_at_exit(handle: _Handle) -> None:
-    if not _awaited:
-        module: Any = threading
-        module._register_atexit(_join_awaited)
-    _awaited.add(handle)
-
-
 def _join_awaited() -> None:
     for handle in list(_awaited):
         handle.join()
 
 
+if _HANDLES:
+    _register: Any = threading._register_atexit  # type: ignore[attr-defined]
+    _register(_join_awaited)
+
+
 def _join(thread: Any, timeout: float | None = None) -> None:
     """`Thread.join`. The interpreter tells nobody that a native thread has ended, so this has to look."""
-    if _is_native(thread) and thread.ident is not None and thread is not threading.current_thread():
+    ended = getattr(thread, "_tstate_lock", None)
+    if isinstance(ended, Ended):
+        # Not in CPython's own method: an exception thrown in there makes it take the thread for ended.
+        if ended.acquire(True, -1 if timeout is None else max(timeout, 0)):
+            ended.release()
+        else:
+            timeout = 0
+    elif _is_native(thread) and thread.ident is not None and thread is not threading.current_thread():
         deadline = Deadline(timeout)
         if thread.is_alive():
             for _ in pauses(deadline):
@@ -137,7 +151,8 @@ def _join(thread: Any, timeout: float | None = None) -> None:
 
 @functools.wraps(_native_join)
 def _join_outside(thread: Any, timeout: float | None = None) -> None:
-    (_join if must_not_stop() else _native_join)(thread, timeout)
+    ours = must_not_stop() or isinstance(getattr(thread, "_tstate_lock", None), Ended)
+    (_join if ours else _native_join)(thread, timeout)
 
 
 def _is_native(thread: Any) -> bool:
@@ -186,7 +201,7 @@ def _forget_at_end(greenlet: Any) -> None:
 def _adjust_thread_count(executor: Any) -> None:
     # Workers outlive the connection and work for everybody: they are native threads, and who waits for them natively,
     # in this thread too, does not wait for its own hub.
-    with outside():
+    with outside(), nullcontext() if type(executor._shutdown_lock) is Lock else alone():
         _native_adjust_thread_count(executor)
 
 

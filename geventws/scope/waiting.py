@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from time import monotonic
 from typing import Any, Final, TypeVar
 
 import gevent
@@ -24,6 +23,7 @@ __all__ = [
     "Lines",
     "Sleeper",
     "forget_descriptor",
+    "native_sleep",
     "pauses",
     "replacements",
     "set_aside",
@@ -44,15 +44,18 @@ class Deadline:
 
     __slots__ = ("_at", "_begun")
 
+    # Here, where tools that put another clock into all modules do not find it: a clock that stands still ends no wait.
+    _now = staticmethod(time.monotonic)
+
     def __init__(self, timeout: float | None) -> None:
         """timeout: seconds; None for ever."""
-        self._at = None if timeout is None else monotonic() + timeout
+        self._at = None if timeout is None else self._now() + timeout
         self._begun = timeout is not None and timeout <= 0
 
     @property
     def left(self) -> float | None:
         """Seconds, not below 0; None when there is no end."""
-        return None if self._at is None else max(self._at - monotonic(), 0.0)
+        return None if self._at is None else max(self._at - self._now(), 0.0)
 
     @property
     def over(self) -> bool:
@@ -63,7 +66,7 @@ class Deadline:
         if not self._begun:
             self._begun = True
             return False
-        return self._at is not None and monotonic() >= self._at
+        return self._at is not None and self._now() >= self._at
 
 
 def pauses(deadline: Deadline, longest: float = 0.01) -> Iterator[None]:
@@ -243,7 +246,7 @@ def forget_descriptor(fd: int) -> None:
         wait.cancel()
 
 
-_native_sleep: Final = time.sleep
+native_sleep: Final = time.sleep
 
 
 def _sleep(seconds: Any, /) -> None:
@@ -252,8 +255,8 @@ def _sleep(seconds: Any, /) -> None:
     if isinstance(seconds, int | float) and 0 <= seconds < _LONGEST:
         set_aside(gevent.sleep, seconds)
     else:
-        _native_sleep(seconds)  # Raises, or is meant to last for months.
+        native_sleep(seconds)  # Raises, or is meant to last for months.
 
 
 def replacements() -> Iterator[Replacement]:
-    yield Replacement(time, "sleep", dispatched(_native_sleep, _sleep))
+    yield Replacement(time, "sleep", dispatched(native_sleep, _sleep))
