@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _thread
 import functools
+import gc
 import logging
 import os
 import threading
@@ -69,7 +70,11 @@ def alone() -> Iterator[None]:
 
 
 def _forget_in_child() -> None:
-    # Their greenlets stay with the parent.
+    """What greenlets hold stays held in a forked child, but they stay with the parent: nobody is to wait for them here."""
+    if _here.held:
+        for lock in gc.get_objects():
+            if type(lock) in (Lock, RLock):
+                lock._owner = None
     _here.held.clear()
     _here.waiting = 0
 
@@ -89,7 +94,7 @@ class _Shared:
         self._lines = Lines()
         # The greenlet that has it.
         self._owner: greenlet | None = None
-        # The set of the thread that holds it inside a scope.
+        # What the thread holds whose greenlet holds it inside a scope.
         self._held: dict[int, greenlet] | None = None
 
     @classmethod
@@ -166,9 +171,12 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
         me = getcurrent()
         shared = getattr(me, "spawn_tree_locals", None)
         if shared is None or MARK not in shared:
-            if timeout == -1 and (blocking is True or blocking is False) and self._native.acquire(False):
-                self._owner = me
-                return True
+            if timeout == -1 and (blocking is True or blocking is False):
+                if self._native.acquire(False):
+                    self._owner = me
+                    return True
+                if not blocking:
+                    return False
             return self._acquire_outside(me, blocking, timeout)
         return self._acquire_inside(blocking, timeout)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import _thread
 import functools
+import ssl
+import sys
 from collections.abc import Callable, Iterator
 from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
+from types import FrameType
 from typing import Any
 
 import gevent
 
 from .dispatch import Replacement, dispatched_keywords
 from .sockets import native_fileno, native_settimeout, native_timeout
-from .waiting import READ, WRITE, Deadline, native_sleep, wait_descriptor
+from .waiting import READ, WRITE, Deadline, wait_descriptor
 
 __all__ = ["replacements"]
 
@@ -20,9 +24,39 @@ _Operation = Callable[..., Any]
 _native_handshake = SSLSocket.do_handshake
 
 
-# In the socket's `__dict__`: a mark for each thread that is in one of its operations, and whether one is being tried.
-_THREADS = "_geventws_threads"
-_TRYING = "_geventws_trying"
+class _Users:
+    """Who is in an operation on a socket: threads, one mark for each, or the attempt of a greenlet.
+
+    Never both: an attempt changes the socket's timeout, and with it what OpenSSL does in other operations.
+    """
+
+    def __init__(self) -> None:
+        self.lock = _thread.allocate_lock()
+        self.threads: set[object] = set()
+        # Whether there may be one that came before the scope was installed, and has left no mark.
+        self._unmarked = True
+
+    @classmethod
+    def of(cls, sock: Any) -> _Users:
+        users: _Users = vars(sock).setdefault("_geventws_users", cls())
+        return users
+
+    def has_threads(self, sock: Any) -> bool:
+        if self._unmarked:
+            self._unmarked = _is_in_use(sock)
+        return bool(self.threads) or self._unmarked
+
+
+def _is_in_use(sock: Any) -> bool:
+    """Whether a thread is in a method of `sock`, by its stack."""
+    here = _thread.get_ident()
+    for thread, frame in sys._current_frames().items():
+        inner: FrameType | None = frame if thread != here else None
+        while inner is not None:
+            if inner.f_code.co_filename == ssl.__file__ and inner.f_locals.get("self") is sock:
+                return True
+            inner = inner.f_back
+    return False
 
 
 def _until_done(sock: Any, timed_out: str, timeout: float | None, native: _Operation, *args: Any, **kwargs: Any) -> Any:
@@ -32,43 +66,44 @@ def _until_done(sock: Any, timed_out: str, timeout: float | None, native: _Opera
     a thread is in an operation on the same socket, this one is done in a thread as well.
     """
     deadline = Deadline(timeout)
-    before = native_timeout(sock)
+    users = _Users.of(sock)
     while True:
-        if vars(sock).get(_THREADS):
-            return gevent.get_hub().threadpool.apply(_in_thread, (sock, native, args, kwargs))
-        vars(sock)[_TRYING] = True
-        native_settimeout(sock, 0)
-        try:
-            return native(sock, *args, **kwargs)
-        except SSLWantReadError:
-            events = READ
-        except SSLWantWriteError:
-            events = WRITE
-        finally:
-            if native_fileno(sock) != -1:
-                native_settimeout(sock, before)
-            vars(sock)[_TRYING] = False
+        with users.lock:
+            if not users.has_threads(sock):
+                try:
+                    return _attempt(sock, native, *args, **kwargs)
+                except SSLWantReadError:
+                    events = READ
+                except SSLWantWriteError:
+                    events = WRITE
+            else:
+                events = 0
+        if not events:
+            return gevent.get_hub().threadpool.apply(_in_thread, (sock, native, *args), kwargs)
         if deadline.over:
             raise TimeoutError(timed_out)
         wait_descriptor(native_fileno(sock), events, deadline.left)
 
 
-def _in_thread(sock: Any, native: _Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The plain operation, by a thread that may meet an attempt of a greenlet's, and the timeout that is set for it."""
-    threads = vars(sock).setdefault(_THREADS, set())
-    mark = object()
-    threads.add(mark)
+def _attempt(sock: Any, native: _Operation, *args: Any, **kwargs: Any) -> Any:
+    before = native_timeout(sock)
+    native_settimeout(sock, 0)
     try:
-        while True:
-            tried = vars(sock).get(_TRYING, False)
-            try:
-                return native(sock, *args, **kwargs)
-            except (SSLWantReadError, SSLWantWriteError):
-                if not tried and not vars(sock).get(_TRYING, False) and native_timeout(sock) == 0:
-                    raise
-                native_sleep(0.001)
+        return native(sock, *args, **kwargs)
     finally:
-        threads.discard(mark)
+        if native_fileno(sock) != -1:
+            native_settimeout(sock, before)
+
+
+def _in_thread(sock: Any, native: _Operation, *args: Any, **kwargs: Any) -> Any:
+    users = _Users.of(sock)
+    mark = object()
+    with users.lock:
+        users.threads.add(mark)
+    try:
+        return native(sock, *args, **kwargs)
+    finally:
+        users.threads.discard(mark)
 
 
 def _operation(name: str, timed_out: str) -> Replacement:
@@ -76,9 +111,7 @@ def _operation(name: str, timed_out: str) -> Replacement:
 
     @functools.wraps(native)
     def outside(sock: Any, *args: Any, **kwargs: Any) -> Any:
-        if native_timeout(sock) == 0 and not vars(sock).get(_TRYING, False):
-            return native(sock, *args, **kwargs)
-        return _in_thread(sock, native, args, kwargs)
+        return _in_thread(sock, native, *args, **kwargs)
 
     def inside(sock: Any, *args: Any, **kwargs: Any) -> Any:
         timeout = native_timeout(sock)
