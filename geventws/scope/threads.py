@@ -18,7 +18,7 @@ from greenlet import getcurrent
 
 from .dispatch import Replacement, dispatched, dispatched_keywords
 from .locks import Ended, Lock, alone, must_not_stop
-from .membership import outside
+from .membership import inside, outside
 from .waiting import Deadline, pauses
 
 __all__ = ["replacements"]
@@ -214,9 +214,14 @@ def replacements() -> Iterator[Replacement]:
     if _HANDLES:
         native_start = module._start_joinable_thread
         yield Replacement(module, "_start_joinable_thread", dispatched_keywords(native_start, _start_joinable), False)
-        # It forgets a dummy thread with the native thread, as `_dummy_init` does with the greenlet.
         tracker = module._DeleteDummyThreadOnDel
-        yield Replacement(module, "_DeleteDummyThreadOnDel", dispatched(tracker, lambda dummy: None), False)
+
+        def track(dummy: Any) -> None:
+            # It forgets a dummy thread with the native thread, as `_dummy_init` does with the greenlet.
+            if not inside():
+                tracker(dummy)
+
+        yield Replacement(module, "_DeleteDummyThreadOnDel", track, False)
     else:
         yield Replacement(module, "_start_new_thread", dispatched(module._start_new_thread, _start), False)
         yield Replacement(module, "_set_sentinel", dispatched(module._set_sentinel, _new_ended), False)
