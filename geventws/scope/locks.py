@@ -140,10 +140,10 @@ class _Shared:
             _here.waiting -= 1
 
     def _is_held_here(self) -> bool:
-        """Whether another greenlet of this thread holds it."""
+        """Whether another greenlet of this thread holds it, and may still give it back."""
         owner = self._owner
         me = getcurrent()
-        return owner is not None and owner is not me and _thread_of(owner) is _thread_of(me)
+        return owner is not None and owner is not me and not owner.dead and _thread_of(owner) is _thread_of(me)
 
     def _at_fork_reinit(self) -> None:
         self._native._at_fork_reinit()

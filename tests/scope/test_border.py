@@ -181,9 +181,9 @@ def standard_error() -> Iterator[Callable[[], str]]:
 
 def in_forked_child(lock: Any) -> None:
     """What a child does that was forked by a connection, while another one held the lock."""
+    assert not threading.Event().wait(0.1)
     assert threading.current_thread() is threading.main_thread()
     assert not in_scope()
-    assert not threading.Event().wait(0.1)
     assert not lock.acquire(timeout=0.1)
     with pytest.raises(queue.Empty):
         queue.Queue().get(timeout=0.1)
@@ -241,8 +241,8 @@ def test_a_child_forked_by_one_connection_runs_nothing_of_another() -> None:
             return status
 
         status, ran_in = inside(fork), other.has_run_in()
-        assert (status, said()) == (0, "")
-    assert ran_in == {os.getpid()}
+        assert ran_in == {os.getpid()}, ran_in
+        assert (status, said()) == (0, ""), said()
 
 
 @in_child()
@@ -261,8 +261,8 @@ def test_a_process_of_multiprocessing_forked_by_one_connection_runs_nothing_of_a
             return process.exitcode
 
         status, ran_in = inside(fork), other.has_run_in()
-        assert (status, said()) == (0, "")
-    assert ran_in == {os.getpid()}
+        assert ran_in == {os.getpid()}, ran_in
+        assert (status, said()) == (0, ""), said()
 
 
 # Importing.
@@ -311,9 +311,9 @@ def test_what_is_written_to_a_datagram_socket_is_one_message() -> None:
         left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         with left, right:
             assert os.write(left.fileno(), b"x" * 10_000) == 10_000
-            right.settimeout(0.05)
             lengths = [len(right.recv(20_000))]
-            with pytest.raises(TimeoutError):
+            right.setblocking(False)
+            with pytest.raises(BlockingIOError):
                 right.recv(20_000)
             return lengths
 
@@ -383,7 +383,7 @@ def test_a_native_thread_reads_from_the_tls_socket_that_a_connection_writes_to()
         threads, errors = in_threads(lambda: read(client, count * 200))
         inside(write, client)
         until_ended(threads)
-        assert errors == []
+        assert errors == [], errors
         assert client.gettimeout() is None
 
 
@@ -405,7 +405,7 @@ def test_two_native_threads_and_a_connection_use_a_tls_socket_at_once() -> None:
         threads, errors = in_threads(lambda: read(client, 2 * count * 200), lambda: write(client))
         inside(write, client)
         until_ended(threads)
-        assert errors == []
+        assert errors == [], errors
         assert client.gettimeout() is None
 
 
@@ -528,7 +528,7 @@ def test_a_native_thread_is_inside_a_condition_when_the_scope_is_installed() -> 
     go.release()
     result(scoped)
     until_ended(threads)
-    assert errors == []
+    assert errors == [], errors
 
 
 @in_child()
@@ -585,7 +585,7 @@ def test_a_handler_of_a_signal_logs_while_a_connection_is_in_a_slow_log_handler(
         result(scoped)
         inside(logger.info, "last")
         logger.info("outside")
-        assert said() == ""
+        assert said() == "", said()
     assert handled == [signal.SIGUSR1] * 2
     assert sorted(logged) == ["connection"] * 2 + ["last", "outside"] + ["signal"] * 2
 
