@@ -98,3 +98,14 @@ def test_compression_is_off_unless_asked_for() -> None:
     assert WebSocketOptions().deflate is None
     assert WebSocketOptions(compression=True).deflate == DeflateOptions()
     assert WebSocketOptions(compression=DeflateOptions(level=1)).deflate == DeflateOptions(level=1)
+
+
+@pytest.mark.parametrize("value", ["yes", "request", 2, None])
+def test_where_the_scope_is_must_be_said_right(value: object) -> None:
+    with pytest.raises(ValueError, match='cooperative must be True, False or "requests"'):
+        WebSocketOptions(cooperative=value)  # type: ignore[arg-type]
+
+
+def test_the_watchdog_wants_seconds() -> None:
+    with pytest.raises(ValueError, match="warn_blocked must be a number of seconds above 0"):
+        WebSocketOptions(warn_blocked=0)

@@ -15,6 +15,7 @@ from rawclient import frame
 
 from geventws import Opcode, scope
 from geventws.flask import Sockets
+from geventws.keepalive import Keepalive
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("GEVENTWS_PATCHED") == "1", reason="patched by gevent, everything is cooperative"
@@ -98,6 +99,13 @@ def test_nothing_of_the_scope_stays_with_the_connections_greenlet(serve: Serve) 
             client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             client.read_response()
     assert seen == [True, True]
+
+
+def test_the_greenlet_that_pings_for_all_connections_is_in_no_ones_scope(serve: Serve) -> None:
+    with serve(tell).client("/") as client:
+        assert client.read_text() == "True"
+        keepalive: Any = Keepalive.of(gevent.get_hub())._greenlet
+        assert keepalive.spawn_tree_locals == {}
 
 
 class TestFlask:
