@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from greenlet import getcurrent
 
-from .membership import MARK
+from .membership import MARK, give_shared
 
 __all__ = [
     "Adoption",
@@ -50,8 +50,11 @@ def dispatched(native: Callable[..., Any], cooperative: Callable[..., Any]) -> C
 
     @functools.wraps(native)
     def operation(*args: Any) -> Any:
-        shared = getattr(getcurrent(), "spawn_tree_locals", None)
-        if shared is None or MARK not in shared:
+        try:
+            shared = getcurrent().spawn_tree_locals  # type: ignore[attr-defined]
+        except AttributeError:
+            shared = give_shared()
+        if not shared or MARK not in shared:
             return native(*args)
         return cooperative(*args)
 
@@ -61,8 +64,11 @@ def dispatched(native: Callable[..., Any], cooperative: Callable[..., Any]) -> C
 def _dispatched_builtin(native: BuiltinFunctionType, cooperative: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(native)
     def operation(_: _Module, *args: Any) -> Any:
-        shared = getattr(getcurrent(), "spawn_tree_locals", None)
-        if shared is None or MARK not in shared:
+        try:
+            shared = getcurrent().spawn_tree_locals  # type: ignore[attr-defined]
+        except AttributeError:
+            shared = give_shared()
+        if not shared or MARK not in shared:
             return native(*args)
         return cooperative(*args)
 
@@ -96,8 +102,11 @@ def dispatched_keywords(native: Callable[..., Any], cooperative: Callable[..., A
 
     @functools.wraps(native)
     def operation(*args: Any, **kwargs: Any) -> Any:
-        shared = getattr(getcurrent(), "spawn_tree_locals", None)
-        if shared is None or MARK not in shared:
+        try:
+            shared = getcurrent().spawn_tree_locals  # type: ignore[attr-defined]
+        except AttributeError:
+            shared = give_shared()
+        if not shared or MARK not in shared:
             return native(*args, **kwargs)
         return cooperative(*args, **kwargs)
 

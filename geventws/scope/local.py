@@ -56,7 +56,7 @@ class local(NativeLocal):  # noqa: N801 (the name it replaces)
 
     def __getattribute__(self, name: str) -> Any:
         shared = getattr(getcurrent(), "spawn_tree_locals", None)
-        if shared is None or MARK not in shared:
+        if not shared or MARK not in shared:
             try:
                 return _native_get(self, name)
             except AttributeError:
@@ -67,14 +67,14 @@ class local(NativeLocal):  # noqa: N801 (the name it replaces)
 
     def __setattr__(self, name: str, value: Any) -> None:
         shared = getattr(getcurrent(), "spawn_tree_locals", None)
-        if shared is None or MARK not in shared:
+        if not shared or MARK not in shared:
             _native_set(self, name, value)
         else:
             _set(self, _values(self), name, value)
 
     def __delattr__(self, name: str) -> None:
         shared = getattr(getcurrent(), "spawn_tree_locals", None)
-        if shared is None or MARK not in shared:
+        if not shared or MARK not in shared:
             _native_delete(self, name)
         else:
             _delete(self, _values(self), name)
@@ -92,20 +92,20 @@ class _Adopted(local):
 
     def __getattribute__(self, name: str) -> Any:
         shared = getattr(getcurrent(), "spawn_tree_locals", None)
-        if shared is None or MARK not in shared:
+        if not shared or MARK not in shared:
             return getattr(_native.__get__(self), name)
         return _get(self, _values(self), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         shared = getattr(getcurrent(), "spawn_tree_locals", None)
-        if shared is None or MARK not in shared:
+        if not shared or MARK not in shared:
             setattr(_native.__get__(self), name, value)
         else:
             _set(self, _values(self), name, value)
 
     def __delattr__(self, name: str) -> None:
         shared = getattr(getcurrent(), "spawn_tree_locals", None)
-        if shared is None or MARK not in shared:
+        if not shared or MARK not in shared:
             delattr(_native.__get__(self), name)
         else:
             _delete(self, _values(self), name)

@@ -170,7 +170,7 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         me = getcurrent()
         shared = getattr(me, "spawn_tree_locals", None)
-        if shared is None or MARK not in shared:
+        if not shared or MARK not in shared:
             if timeout == -1 and (blocking is True or blocking is False):
                 if self._native.acquire(False):
                     self._owner = me
@@ -280,7 +280,7 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
             self._count += 1
             return True
         shared = getattr(me, "spawn_tree_locals", None)
-        if shared is None or MARK not in shared:
+        if not shared or MARK not in shared:
             if self._owner is None and blocking is True and timeout == -1 and self._native.acquire(False):
                 self._owner = me
                 self._count = 1
@@ -367,7 +367,7 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
         if self._owner_inside or _thread_of(owner) is not _thread_of(me):
             return False
         shared = getattr(me, "spawn_tree_locals", None)
-        return shared is None or MARK not in shared
+        return not shared or MARK not in shared
 
     def _release_save(self) -> Any:
         if self._is_held_by_old_name():

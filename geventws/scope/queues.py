@@ -58,7 +58,7 @@ class SimpleQueue(metaclass=StandsIn, native=NativeSimpleQueue):
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         shared = getattr(getcurrent(), "spawn_tree_locals", None)
-        plain = (shared is None or MARK not in shared) and not must_not_stop()
+        plain = (not shared or MARK not in shared) and not must_not_stop()
         if plain or not block or not (timeout is None or 0 <= timeout <= TIMEOUT_MAX):
             return self._native.get(block, timeout)
         return self._get_on_hub(Deadline(timeout))
