@@ -12,10 +12,9 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import gevent
-from gevent.monkey import is_module_patched
 
 from . import scope
-from .scope.dispatch import keeps_attributes
+from .scope.dispatch import is_untouched, keeps_attributes
 from .scope.local import NativeLocal
 from .scope.locks import NativeLock, NativeRLock
 from .scope.queues import NativeSimpleQueue
@@ -79,7 +78,7 @@ def examine() -> list[Finding]:
 
     Does `scope.install`, as the first connection would. Any greenlet or thread may call it; it takes a part of a second.
     """
-    patched = [name for name in ("socket", "threading", "time", "select", "ssl") if is_module_patched(name)]
+    patched = scope.patched_by_gevent()
     if patched:
         why = f"gevent.monkey has patched {', '.join(patched)}: the scope does nothing, for handlers as for all others"
         return [Finding("this process", why, "leave out monkey.patch_all() to have the scope; it is not needed for it")]
@@ -112,14 +111,9 @@ def _contexts() -> Iterator[Finding]:
 
 def _modules() -> Iterator[tuple[str, ModuleType]]:
     """The program's modules and its libraries'."""
-    ours = ("geventws", "gevent", "greenlet", "zope")
     for name, module in list(sys.modules.items()):
-        top = name.partition(".")[0]
-        if (
-            isinstance(module, ModuleType)
-            and top not in ours
-            and (top == "__main__" or top not in sys.stdlib_module_names)
-        ):
+        standard = name.partition(".")[0] in sys.stdlib_module_names
+        if isinstance(module, ModuleType) and not standard and not is_untouched(name):
             yield name, module
 
 

@@ -126,6 +126,12 @@ def test_a_patched_process_is_told_so_and_nothing_else(tmp_path: Path) -> None:
     assert len(said.splitlines()) == 2
 
 
+def test_a_process_of_which_gevent_has_patched_only_a_part_is_told_so_too(tmp_path: Path) -> None:
+    status, said = doctor(tmp_path, "import gevent.monkey; gevent.monkey.patch_subprocess()")
+    assert status == 1
+    assert said.startswith("this process: gevent.monkey has patched subprocess: the scope does nothing")
+
+
 def test_greenlets_that_do_not_know_their_parents_are_told(tmp_path: Path) -> None:
     status, said = doctor(tmp_path, "", GEVENT_TRACK_GREENLET_TREE="0")
     assert status == 1

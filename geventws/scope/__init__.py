@@ -91,7 +91,7 @@ def install() -> bool:
     global _installation
     if _installation is not None:
         return True
-    patched = [name for name in _PATCHED_BY_GEVENT if is_module_patched(name)]
+    patched = patched_by_gevent()
     if patched:
         logger.debug("gevent has patched %s in this process: there is nothing left to do", ", ".join(patched))
         return False
@@ -99,6 +99,11 @@ def install() -> bool:
         if _installation is None:
             _installation = _taken_over()
     return True
+
+
+def patched_by_gevent() -> list[str]:
+    """What gevent has patched in this process of what a scope makes cooperative. If anything, a scope does nothing."""
+    return [name for name in _PATCHED_BY_GEVENT if is_module_patched(name)]
 
 
 def native_names() -> dict[int, str]:
