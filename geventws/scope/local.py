@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from greenlet import getcurrent
 
 from .dispatch import Adoption, Installation, Replacement, is_untouched
-from .membership import MARK
+from .membership import MARK, inside
 
 __all__ = ["NativeLocal", "adopt_subclasses", "adoptions", "local", "replacements"]
 
@@ -123,8 +123,7 @@ def _remember(self: local, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Non
         _made_inside.pop(key, None)
 
     _makings[key] = _Making(weakref.ref(self, forget), args, kwargs)
-    shared = getattr(getcurrent(), "spawn_tree_locals", None)
-    if shared is not None and MARK in shared:
+    if inside():
         _made_inside[key] = _thread.get_ident()
         _new_values(self)  # Who makes it runs `__init__` next.
 

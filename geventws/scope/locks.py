@@ -148,6 +148,7 @@ class _Shared:
     def _at_fork_reinit(self) -> None:
         self._native._at_fork_reinit()
         self._lines = Lines()
+        self._owner = None
         self._forget_inside()
 
     def _forget_inside(self) -> None:
@@ -193,6 +194,7 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
     __enter__ = acquire
 
     def __exit__(self, *_: object) -> None:
+        # `release`, written out once more: calling it would add half to what a `with` costs.
         held = self._held
         if held is not None:
             self._held = None
@@ -210,16 +212,14 @@ class Lock(_Shared, metaclass=StandsIn, native=NativeLock):
     locked_lock = locked
 
     def _acquire_outside(self, me: greenlet, blocking: bool, timeout: float) -> bool:
-        if blocking is not True or timeout != -1:
-            _check(blocking, timeout)
+        _check(blocking, timeout)
         acquired = bool(self._native.acquire(False)) or (bool(blocking) and self._acquire_contended(timeout))
         if acquired:
             self._owner = me
         return acquired
 
     def _acquire_inside(self, blocking: bool, timeout: float) -> bool:
-        if blocking is not True or timeout != -1:
-            _check(blocking, timeout)
+        _check(blocking, timeout)
         if not (self._lines and blocking) and self._native.acquire(False):
             acquired = True
         else:
@@ -364,10 +364,7 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
         if owner is None:
             return self._is_held_by_old_name()
         # Outside, as ever, all greenlets of the thread that took it.
-        if self._owner_inside or _thread_of(owner) is not _thread_of(me):
-            return False
-        shared = getattr(me, "spawn_tree_locals", None)
-        return not shared or MARK not in shared
+        return not self._owner_inside and _thread_of(owner) is _thread_of(me) and not inside()
 
     def _release_save(self) -> Any:
         if self._is_held_by_old_name():
@@ -392,9 +389,9 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
 
     def _at_fork_reinit(self) -> None:
         super()._at_fork_reinit()
-        self._owner = None
         self._owner_inside = False
         self._count = 0
+        self._guests = 0
 
     def __repr__(self) -> str:
         owner = self._owner
@@ -406,7 +403,8 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
 
 def _check(blocking: bool, timeout: float) -> None:
     """Raise what a native lock raises for wrong arguments: one that is free tells."""
-    _native_allocate().acquire(blocking, timeout)
+    if blocking is not True or timeout != -1:
+        _native_allocate().acquire(blocking, timeout)
 
 
 def _name(lock: object) -> str:

@@ -17,7 +17,7 @@ from .waiting import READ, Deadline, set_aside, wait_descriptor
 
 __all__ = ["replacements"]
 
-_native_poll: Final[Any] = getattr(select, "poll", None)
+_native_poll: Final = select.poll
 
 # Milliseconds: an int of C.
 _LONGEST: Final = 2**31 - 1
@@ -140,9 +140,8 @@ def _wait_for_each(selector: Any, timeout: float | None) -> None:
 def replacements() -> Iterator[Replacement]:
     yield Replacement(select, "select", dispatched(select.select, gevent.select.select))
     yield _selector(selectors.SelectSelector, _wait_for_each)
-    if _native_poll is not None:
-        yield Replacement(select, "poll", poll.make)
-        yield _selector(selectors._PollLikeSelector, _wait_for_each)
+    yield Replacement(select, "poll", poll.make)
+    yield _selector(selectors._PollLikeSelector, _wait_for_each)
     if hasattr(selectors, "KqueueSelector"):
         yield _selector(selectors.KqueueSelector, _wait_for_queue)
     if hasattr(select, "epoll"):

@@ -141,8 +141,6 @@ _TRANSFERS: Final = (
     ("sendto", WRITE, 2, _sendto_flagged),
 )
 
-_send_once: Final = _transfer("send", WRITE, 1, _Flagged(1))
-
 
 def _sendall(sock: Any, data: Any, flags: int = 0, /) -> None:
     """Like the native one it counts the timeout over the whole, and does not tell how much went out."""

@@ -138,7 +138,7 @@ def _join(thread: Any, timeout: float | None = None) -> None:
             ended.release()
         else:
             timeout = 0
-    elif _is_native(thread) and thread.ident is not None and thread is not threading.current_thread():
+    elif not _has_our_handle(thread) and thread.ident is not None and thread is not threading.current_thread():
         deadline = Deadline(timeout)
         if thread.is_alive():
             for _ in pauses(deadline):
@@ -149,16 +149,14 @@ def _join(thread: Any, timeout: float | None = None) -> None:
     _native_join(thread, timeout)
 
 
+def _has_our_handle(thread: Any) -> bool:
+    return isinstance(getattr(thread, "_handle", None), _Handle)
+
+
 @functools.wraps(_native_join)
 def _join_outside(thread: Any, timeout: float | None = None) -> None:
     ours = must_not_stop() or isinstance(getattr(thread, "_tstate_lock", None), Ended)
     (_join if ours else _native_join)(thread, timeout)
-
-
-def _is_native(thread: Any) -> bool:
-    if _HANDLES:
-        return not isinstance(getattr(thread, "_handle", None), _Handle)
-    return not isinstance(getattr(thread, "_tstate_lock", None), Ended)
 
 
 def _native_ident(ident: int) -> int:
