@@ -99,7 +99,7 @@ class Sleeper:
 
     def __init__(self) -> None:
         self.hub: Hub = get_hub()
-        self._waiter: Waiter[None] | None = None
+        self._waiter: Waiter[bool] | None = None
         self._woken = False
         # An async watcher may be rung by any thread, and an active one keeps the loop from ending for want of others.
         self._async = self.hub.loop.async_()
@@ -112,23 +112,15 @@ class Sleeper:
         with suppress(Exception):
             self._async.send()
 
-    def sleep(self, timeout: float | None) -> bool:
-        """Wait at most `timeout` seconds. Returns whether it was woken."""
+    def sleep(self, timeout: float | None) -> None:
+        """Wait until woken, at most `timeout` seconds."""
         if not self._woken:
-            waiter: Waiter[None] = Waiter(self.hub)
-            self._waiter = waiter
-            timer = None
-            if timeout is not None:
-                timer = self.hub.loop.timer(min(timeout, _LONGEST))
-                timer.start(waiter.switch, None)
+            self._waiter = Waiter(self.hub)
             try:
-                set_aside(waiter.get)
+                _wait(self._waiter, self.hub, timeout)
             finally:
                 self._waiter = None
-                if timer is not None:
-                    timer.close()
-        woken, self._woken = self._woken, False
-        return woken
+        self._woken = False
 
     def close(self) -> None:
         self._async.stop()
@@ -136,7 +128,20 @@ class Sleeper:
 
     def _ring(self) -> None:
         if self._waiter is not None:
-            self._waiter.switch(None)
+            self._waiter.switch(True)
+
+
+def _wait(waiter: Waiter[bool], hub: Hub, timeout: float | None) -> bool:
+    """What the waiter is switched to with; False when `timeout` seconds have passed first."""
+    timer = None
+    if timeout is not None:
+        timer = hub.loop.timer(min(timeout, _LONGEST))
+        timer.start(waiter.switch, False)
+    try:
+        return set_aside(waiter.get)
+    finally:
+        if timer is not None:
+            timer.close()
 
 
 class Lines(dict[Hub, "deque[Sleeper]"]):
@@ -195,16 +200,10 @@ class _DescriptorWait:
 
     def run(self, timeout: float | None) -> bool:
         self.watcher.start(self.waiter.switch, True)
-        timer = None
-        if timeout is not None:
-            timer = self.hub.loop.timer(min(timeout, _LONGEST))
-            timer.start(self.waiter.switch, False)
         try:
-            return set_aside(self.waiter.get)
+            return _wait(self.waiter, self.hub, timeout)
         finally:
             self.watcher.close()
-            if timer is not None:
-                timer.close()
 
     def cancel(self) -> None:
         """The descriptor is about to be closed. Its number may be somebody else's the next moment."""
