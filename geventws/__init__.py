@@ -18,6 +18,8 @@ For Flask see `geventws.flask`. Here are only names; where they come from is wri
 
 from __future__ import annotations
 
+from .twins import compiled  # First: it decides what the others are.
+
 from .codes import CloseCode, Opcode
 from .exceptions import (
     ConnectionClosed,
@@ -53,4 +55,5 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketOptions",
     "WebSocketServer",
+    "compiled",
 ]

@@ -5,19 +5,14 @@ What the cooperative operations do never belongs here.
 
 from __future__ import annotations
 
-import functools
-import importlib
 import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from types import BuiltinFunctionType, FunctionType, GetSetDescriptorType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, GetSetDescriptorType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
-from greenlet import getcurrent
-
-from .membership import MARK, give_shared
+from . import calling, functions
 
 __all__ = [
     "Adoption",
@@ -41,76 +36,25 @@ _STEPS = 3
 
 
 def dispatched(native: Callable[..., Any], cooperative: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that is `native` outside a scope and `cooperative` inside; for positional arguments only.
+    """What is `native` outside a scope and `cooperative` inside; for positional arguments only.
 
     The arguments go through untouched, so that wrong ones fail as they always did.
     """
     if isinstance(native, BuiltinFunctionType):
-        return _dispatched_builtin(native, cooperative)
-
-    @functools.wraps(native)
-    def operation(*args: Any) -> Any:
-        try:
-            shared = getcurrent().spawn_tree_locals  # type: ignore[attr-defined]
-        except AttributeError:
-            shared = give_shared()
-        if not shared or MARK not in shared:
-            return native(*args)
-        return cooperative(*args)
-
-    return operation
-
-
-def _dispatched_builtin(native: BuiltinFunctionType, cooperative: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(native)
-    def operation(_: _Module, *args: Any) -> Any:
-        try:
-            shared = getcurrent().spawn_tree_locals  # type: ignore[attr-defined]
-        except AttributeError:
-            shared = give_shared()
-        if not shared or MARK not in shared:
-            return native(*args)
-        return cooperative(*args)
-
-    with suppress(ValueError):  # Not all tell.
-        told = inspect.signature(native)
-        module = inspect.Parameter("module", inspect.Parameter.POSITIONAL_ONLY)
-        described: Any = operation
-        described.__signature__ = told.replace(parameters=[module, *told.parameters.values()])
-    # Bound already, so that it is no method of a class that has `sleep = time.sleep` in its body. Costs nothing.
-    return MethodType(operation, _Module(str(native.__module__)))
-
-
-class _Module:
-    """What a dispatched builtin is bound to, as native ones are to their module."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.modules[self.name], name)
-
-    def __deepcopy__(self, memo: object) -> _Module:
-        return self
-
-    def __reduce__(self) -> Any:
-        return importlib.import_module, (self.name,)
+        return calling.function(native, cooperative)
+    return _dispatched_method(native, cooperative, False)
 
 
 def dispatched_keywords(native: Callable[..., Any], cooperative: Callable[..., Any]) -> Callable[..., Any]:
     """The same for what may be called with keywords."""
+    return _dispatched_method(native, cooperative, True)
 
-    @functools.wraps(native)
-    def operation(*args: Any, **kwargs: Any) -> Any:
-        try:
-            shared = getcurrent().spawn_tree_locals  # type: ignore[attr-defined]
-        except AttributeError:
-            shared = give_shared()
-        if not shared or MARK not in shared:
-            return native(*args, **kwargs)
-        return cooperative(*args, **kwargs)
 
-    return operation
+def _dispatched_method(native: Any, cooperative: Callable[..., Any], keywords: bool) -> Callable[..., Any]:
+    # What was a function of Python's stays one, for those who look at it; it costs a little more to call.
+    if isinstance(native, FunctionType):
+        return functions.method(native, cooperative, keywords)
+    return calling.method(native, cooperative, keywords)
 
 
 class Replacement(NamedTuple):
@@ -170,7 +114,7 @@ class Installation:
                 # Somebody else's, a test's mock perhaps, who will want to take it away again.
                 logger.warning("%s.%s has been replaced by somebody else: it stays as it is", owner.__name__, name)
                 continue
-            _name(value, owner, name)
+            _say_where(value, owner, name)
             self.set(owner, name, value)
             if everywhere and isinstance(owner, ModuleType) and previous is not _MISSING:
                 self._exchanged[id(previous)] = (previous, value)
@@ -227,14 +171,18 @@ class Installation:
                         self.set(owner, name, adopted)
 
 
-def _name(value: Any, owner: Any, name: str) -> None:
-    """Call a dispatching function by where it is found, so that it can be pickled."""
-    if isinstance(value, MethodType) and isinstance(value.__self__, _Module):
-        value.__self__.name = owner.__name__
-    elif isinstance(value, FunctionType):
-        in_module = isinstance(owner, ModuleType)
-        value.__module__ = owner.__name__ if in_module else owner.__module__
-        value.__qualname__ = name if in_module else f"{owner.__qualname__}.{name}"
+def _say_where(value: Any, owner: Any, name: str) -> None:
+    """Call what dispatches by where it is found, so that it can be pickled."""
+    if isinstance(owner, ModuleType):
+        module, qualname = owner.__name__, name
+    elif isinstance(owner, type):
+        module, qualname = owner.__module__, f"{owner.__qualname__}.{name}"
+    else:
+        return
+    if isinstance(value, FunctionType):
+        value.__module__, value.__qualname__ = module, qualname
+    else:
+        calling.named(value, module, qualname)
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
