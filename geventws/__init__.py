@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from .twins import compiled  # First: it decides what the others are.
 
+# isort: split
 from .codes import CloseCode, Opcode
 from .exceptions import (
     ConnectionClosed,
