@@ -12,13 +12,14 @@ from contextlib import suppress
 from ssl import SSLError, SSLWantReadError, SSLWantWriteError
 from typing import Any, Protocol, TypeVar
 
-from gevent import getcurrent, spawn_raw
+from gevent import spawn_raw
 from gevent._hub_local import get_hub_if_exists
 from gevent.hub import Hub, Waiter
 from gevent.monkey import get_original
 from gevent.ssl import SSLSocket
 
 from .exceptions import InvalidState
+from .native import Stream, getcurrent, switch_to, switch_to_hub
 
 __all__ = ["GeventTransport", "Listener", "Transport", "call_in_hub"]
 
@@ -52,58 +53,107 @@ class Listener(Protocol):
         """TCP is closed."""
 
 
-class Transport(Protocol):
-    """A connected byte stream. `write` never waits, `recv` and `drain` do."""
+class Transport:
+    """A connected byte stream, whose subclasses say how it waits: `wait` and `drain` do, nothing else does."""
 
     bytes_received: int
     bytes_sent: int
     backlog: int
     """Bytes written that the operating system has not taken yet."""
 
+    __slots__ = ()
+
     @property
     def receiving(self) -> bool:
-        """Whether somebody waits in `recv`."""
+        """Whether somebody waits in `wait`."""
+        raise NotImplementedError
 
-    def recv(self, timeout: float | None, expected: int = 0) -> bytes:
-        """Wait for bytes; b"" at the end of the stream. `expected`: how many more are known to come.
+    def wait(self, timeout: float | None) -> None:
+        """Wait until there is something to read, or the end of the stream. It may turn out that there is not.
 
-        Raises TimeoutError, or InvalidState for a second one waiting. Others run between two calls, so that a peer that
-        sends without end does not keep them from it.
+        Raises TimeoutError, or InvalidState for a second one waiting. Others run between a read and the next one, so that a
+        peer that sends without end does not keep them from it.
         """
+        raise NotImplementedError
 
-    def recv_ready(self, expected: int = 0) -> bytes | None:
-        """What has come in by now; None if that is nothing, b"" at the end of the stream."""
+    def read(self, expected: int = 0) -> bytes | None:
+        """What has come in by now; None if that is nothing, b"" at the end of the stream. `expected`: what is known to come."""
+        raise NotImplementedError
+
+    def read_into(self, target: memoryview) -> int:
+        """The same, into `target`. Returns how many bytes; 0 at the end of the stream, -1 if there is nothing."""
+        raise NotImplementedError
 
     def watch(self) -> None:
         """Tell the listener when there is something to read."""
+        raise NotImplementedError
 
     def peer_left(self) -> bool:
         """Whether the peer has ended the stream, or the connection broke, though there may be more to read."""
+        raise NotImplementedError
 
-    def write(self, data: bytes) -> bool:
+    def write(self, data: bytes, more: bool = False) -> bool:
         """Send `data` after what was written before, now or as soon as can be; True if all has left.
 
-        Raises OSError if the peer is gone.
+        more: the rest follows at once. Raises OSError if the peer is gone.
         """
+        raise NotImplementedError
 
     def drain(self, timeout: float | None) -> None:
         """Wait until what has been written has left.
 
         Raises TimeoutError when the peer has read nothing for `timeout` seconds, or OSError if it is gone.
         """
+        raise NotImplementedError
 
     def finish(self) -> None:
         """Let what was written leave, then end the stream; drop what comes in until the peer ends it too; then close."""
+        raise NotImplementedError
 
     def close(self, abort: bool = False) -> None:
         """Close at once; `abort` also drops what the operating system still holds. Whoever waits is woken."""
+        raise NotImplementedError
+
+
+class TLSStream(Stream):
+    """The bytes of a non-blocking `gevent.ssl.SSLSocket`."""
+
+    __slots__ = ("_tls",)
+
+    def __init__(self, socket: Any) -> None:
+        super().__init__(socket)
+        self._tls = socket
+
+    def receive(self, size: int) -> bytes | None:
+        try:
+            data: bytes = self._tls.recv(size)
+        except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
+            return None
+        return data
+
+    def receive_into(self, target: memoryview) -> int:
+        try:
+            received: int = self._tls.recv_into(target)
+        except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
+            return -1
+        return received
+
+    def send(self, data: bytes | memoryview, more: bool = False) -> int:
+        try:
+            sent: int = self._tls.send(data)
+        except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
+            return 0
+        return sent
+
+    def pending(self) -> bool:
+        return bool(self._tls.pending() > 0)
 
 
 # What a waiting receiver is switched to with when its time is up.
 _TIMED_OUT = object()
 
 
-class GeventTransport:
+class GeventTransport(Transport):
     """A gevent socket (`gevent.socket.socket` or `gevent.ssl.SSLSocket`), whose waiting is done here.
 
     A read watcher stays started while there is somebody to tell: its callback switches straight to the receiver, without
@@ -123,10 +173,8 @@ class GeventTransport:
         "_read_watcher",
         "_readable",
         "_receiver",
-        "_recv",
-        "_send",
         "_socket",
-        "_tls",
+        "_stream",
         "_unsent",
         "_watching",
         "_write_watcher",
@@ -139,20 +187,19 @@ class GeventTransport:
         socket.settimeout(0.0)
         raw = socket._sock
         self._socket = socket
-        self._tls = isinstance(socket, SSLSocket)
-        # The socket module's own methods: gevent's would first fail, then wait with a new Waiter each time.
-        self._recv: Callable[[int], bytes] = socket.recv if self._tls else raw.recv
-        self._send: Callable[[Any], int] = socket.send if self._tls else raw.send
+        # The standard library's own: gevent's methods would first fail, then wait with a new Waiter each time.
+        self._stream = TLSStream(socket) if isinstance(socket, SSLSocket) else Stream(raw)
         self._listener: Listener | None = listener
         self._hub: Hub = socket.hub
         self._read_watcher: Any = self._hub.loop.io(raw.fileno(), 1)
         self._watching = False
-        self._readable = self._tls and socket.pending() > 0
+        self._readable = self._stream.pending()
         self._receiver: Any = None
         self._write_watcher: Any = None
-        self._unsent: deque[memoryview] = deque()
+        # Made when first needed, as most peers read what they are sent.
+        self._unsent: deque[memoryview] | None = None
         self.backlog = 0
-        self._drainers: deque[tuple[int, Waiter[bool]]] = deque()
+        self._drainers: deque[tuple[int, Waiter[bool]]] | None = None
         self._finishing = self._discarding = self._eof = self._closed = False
         self.bytes_received = 0
         self.bytes_sent = 0
@@ -166,40 +213,52 @@ class GeventTransport:
     def receiving(self) -> bool:
         return self._receiver is not None
 
-    def recv(self, timeout: float | None, expected: int = 0) -> bytes:
-        while True:
-            if self._readable:
-                data = self.recv_ready(expected)
-                if data is not None:
-                    return data
-            if timeout is not None or not self._watching or self._receiver is not None:
-                self._wait_readable(timeout)
-                continue
-            # The usual case of it: no timer, and the watcher is running.
-            self._receiver = getcurrent()
-            try:
-                while self._hub.switch() is not self:
-                    pass
-            finally:
-                self._receiver = None
+    def wait(self, timeout: float | None) -> None:
+        if self._readable:
+            return
+        if timeout is not None or not self._watching or self._receiver is not None:
+            self._wait_readable(timeout)
+            return
+        # The usual case of it: no timer, and the watcher is running.
+        self._receiver = getcurrent()
+        try:
+            while switch_to_hub(self._hub) is not self:
+                pass
+        finally:
+            self._receiver = None
 
-    def recv_ready(self, expected: int = 0) -> bytes | None:
+    def read(self, expected: int = 0) -> bytes | None:
         if self._closed or self._eof or self._finishing:
             return b""
         # A plain socket says itself whether there is more, TLS may hold back what the socket has given it already.
         self._readable = False
         try:
-            data = self._recv(_RECV_LARGE if expected > _RECV_SMALL else _RECV_SMALL)
-        except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
-            return None
+            data = self._stream.receive(_RECV_LARGE if expected > _RECV_SMALL else _RECV_SMALL)
         except OSError:
             data = b""
-        self.bytes_received += len(data)
-        if not data:
-            self._eof = self._readable = True
-        elif self._tls:
-            self._readable = self._socket.pending() > 0
+        if data is None:
+            return None
+        self._received(len(data))
         return data
+
+    def read_into(self, target: memoryview) -> int:
+        if self._closed or self._eof or self._finishing:
+            return 0
+        self._readable = False
+        try:
+            size = self._stream.receive_into(target)
+        except OSError:
+            size = 0
+        if size >= 0:
+            self._received(size)
+        return size
+
+    def _received(self, size: int) -> None:
+        self.bytes_received += size
+        if size:
+            self._readable = self._stream.pending()
+        else:
+            self._eof = self._readable = True
 
     def _wait_readable(self, timeout: float | None) -> None:
         if self._receiver is not None:
@@ -213,7 +272,7 @@ class GeventTransport:
         self._receiver = getcurrent()
         try:
             while True:
-                token = self._hub.switch()
+                token = switch_to_hub(self._hub)
                 if token is self:
                     return
                 if token is _TIMED_OUT:
@@ -229,7 +288,7 @@ class GeventTransport:
         receiver = self._receiver
         if receiver is not None:
             self._receiver = None
-            receiver.switch(token)
+            switch_to(receiver, token)
 
     def watch(self) -> None:
         if self._closed:
@@ -255,7 +314,7 @@ class GeventTransport:
         receiver = self._receiver
         if receiver is not None:
             self._receiver = None
-            receiver.switch(self)
+            switch_to(receiver, self)
             return
         if self._discarding:
             self._discard()
@@ -270,24 +329,25 @@ class GeventTransport:
 
     # Writing.
 
-    def write(self, data: bytes) -> bool:
+    def write(self, data: bytes, more: bool = False) -> bool:
         if self._closed or self._finishing:
             raise BrokenPipeError("the connection is closed")
         if self.backlog:
-            self._unsent.append(memoryview(data))
-            self.backlog += len(data)
+            self._keep(data, 0)
             return False
-        try:
-            sent = self._send(data)
-        except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
-            sent = 0
+        sent = self._stream.send(data, more)
         self.bytes_sent += sent
         if sent == len(data):
             return True
-        self._unsent.append(memoryview(data)[sent:])
-        self.backlog = len(data) - sent
+        self._keep(data, sent)
         self._flush_later()
         return False
+
+    def _keep(self, data: bytes, sent: int) -> None:
+        if self._unsent is None:
+            self._unsent = deque()
+        self._unsent.append(memoryview(data)[sent:])
+        self.backlog += len(data) - sent
 
     def _flush_later(self) -> None:
         if self._write_watcher is None:
@@ -309,10 +369,7 @@ class GeventTransport:
     def _flush(self) -> None:
         while self._unsent:
             head = self._unsent[0]
-            try:
-                sent = self._send(head)
-            except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
-                return
+            sent = self._stream.send(head)
             self.bytes_sent += sent
             self.backlog -= sent
             if sent < len(head):
@@ -335,7 +392,7 @@ class GeventTransport:
     def _drop_backlog(self) -> None:
         """In the hub: the peer is gone, or the connection is closed. What was to be sent cannot be."""
         self._stop_writing()
-        self._unsent.clear()
+        self._unsent = None
         self.backlog = 0
         while self._drainers:
             self._drainers.popleft()[1].throw(BrokenPipeError("the connection is closed"))
@@ -347,6 +404,8 @@ class GeventTransport:
             return
         waiter: Waiter[bool] = Waiter()
         entry = (self.bytes_sent + self.backlog, waiter)
+        if self._drainers is None:
+            self._drainers = deque()
         self._drainers.append(entry)
         timer = None
         if timeout is not None:
@@ -359,7 +418,7 @@ class GeventTransport:
             if timer is not None:
                 timer.stop()
                 timer.close()
-            if entry in self._drainers:
+            with suppress(ValueError):  # Whoever has woken it has taken it away.
                 self._drainers.remove(entry)
 
     def _check_progress(self, sent_before: list[int], waiter: Waiter[bool]) -> None:
@@ -385,7 +444,7 @@ class GeventTransport:
             self.close()
             return
         try:
-            if self._tls:
+            if isinstance(self._stream, TLSStream):
                 self._notify_tls_close()
             self._socket._sock.shutdown(_socket.SHUT_WR)
         except OSError:

@@ -17,7 +17,18 @@ from typing import Any
 
 __all__ = ["COMPILED", "compiled"]
 
-COMPILED = ("geventws.scope.calling", "geventws.scope.local")
+COMPILED = (
+    "geventws.scope.calling",
+    "geventws.scope.local",
+    "geventws.protocol.masking",
+    "geventws.protocol.payload",
+    "geventws.protocol.messages",
+    "geventws.protocol.frames",
+    "geventws.protocol.connection",
+    "geventws.native",
+    "geventws.transport",
+    "geventws.websocket",
+)
 """The modules that are compiled where there is a compiler. They know each other's insides: it is all of them, or none."""
 
 _HERE = Path(__file__).parent

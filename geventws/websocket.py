@@ -8,20 +8,21 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import gevent
-from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 
 from .codes import CloseCode, Opcode
 from .exceptions import ConnectionClosed, HandshakeError, InvalidState, WebSocketError
 from .keepalive import Keepalive
+from .native import thread_ident
 from .options import WebSocketOptions
-from .protocol import CloseReceived, Connection, PingReceived, PongReceived, Role, State
+from .protocol import CloseReceived, PingReceived, PongReceived, Role, State
+from .protocol.connection import Connection
 from .protocol.deflate import Deflate
 from .protocol.handshake import OpeningRequest, accept_response, choose_subprotocol, negotiate, origin_allowed
 from .transport import Listener, Transport, call_in_hub
@@ -46,8 +47,12 @@ _LOOK_FOR_LEAVING = 0.5
 _MOST_MESSAGES = 1024
 # How long a peer has to end TCP after the closing handshake, before it is closed on it.
 _LINGER = 2.0
+# Messages that are sent while more input is at hand leave together, when so many bytes are due or sooner.
+_COALESCED = 64 * 1024
 # So many bytes of pongs may wait for a peer that pings without reading before nothing more is read from it.
 _PONG_LIMIT = 64 * 1024
+
+Itself = TypeVar("Itself", bound="WebSocketBase")
 
 Upgrade = Callable[[bytes, Listener], "tuple[Transport, bytes]"]
 """Sends the given 101 response and hands over the connection, with the bytes that were already read behind the request."""
@@ -72,39 +77,17 @@ class Header(NamedTuple):
     flags: int = 0
 
 
-class _Referable:
-    """May be referred to weakly. A class of its own, so that `WebSocket.__slots__` can be extended by old programs."""
-
-    __slots__ = ("__weakref__",)
-
-
-class WebSocket(_Referable):
-    """One WebSocket connection, from the request on.
-
-    A handler receives in its own greenlet and sends from wherever it likes:
-
-    - Every method may be called from any greenlet and any native thread. Frames never interleave, and what one of them
-      sends leaves in its order. Only one greenlet may wait in `receive` at a time (`InvalidState` for a second).
-    - Nothing has to be read for pings to be answered and for `closed` to become true when the peer leaves.
-    - A handler may be killed, or run into a `gevent.Timeout`, at any point: no message is lost or torn by it.
-
-    The opening handshake is answered as late as possible: by `accept`, or by itself at the first `receive`, `send`, `ping`,
-    `close`, iteration, or look at `closed`. Until then the application may refuse it with an ordinary HTTP response.
-    """
-
-    OPCODE_CONTINUATION = int(Opcode.CONTINUATION)
-    OPCODE_TEXT = _TEXT
-    OPCODE_BINARY = _BINARY
-    OPCODE_CLOSE = _CLOSE
-    OPCODE_PING = _PING
-    OPCODE_PONG = _PONG
+class WebSocketBase:
+    """All of a `WebSocket` but what programs override: apart from it, as a class that is compiled cannot be changed."""
 
     __slots__ = (
+        "__weakref__",
         "_awaiting_pong",
         "_bytes_before",
         "_closed_event",
         "_connection",
         "_deadline",
+        "_draining",
         "_end_told",
         "_ended",
         "_hub",
@@ -123,8 +106,10 @@ class WebSocket(_Referable):
         "_ping_sent",
         "_refusal",
         "_request",
+        "_thread",
         "_touched",
         "_transport",
+        "_turn_due",
         "_unsent_pongs",
         "_upgrade",
         "after_close",
@@ -153,9 +138,10 @@ class WebSocket(_Referable):
         self._options = options
         self.before_accept: Callable[[], Iterable[tuple[str, str]]] | None = None
         """For frameworks: called when the handshake is about to be accepted, gives more header fields for the 101."""
-        self.after_close: Callable[[WebSocket], None] | None = None
+        self.after_close: Callable[[Any], None] | None = None
         """For servers: called in the hub, once, when TCP is closed."""
         self._hub = gevent.get_hub()
+        self._thread = thread_ident()
         self._transport: Transport | None = None
         self._connection: Connection | None = None
         self._refusal: str | None = None
@@ -166,7 +152,9 @@ class WebSocket(_Referable):
         self._paused = False
         self._peer_left = False
         self._lookout: _Lookout | None = None
-        self._look_ahead_due = False
+        # Whether something is to be done in the hub's next turn, and whether that is to read ahead, too.
+        self._turn_due = self._look_ahead_due = False
+        self._draining = False
         self._end_told = False
         self._ended = False
         self._closed_event: Event | None = None
@@ -212,7 +200,7 @@ class WebSocket(_Referable):
         """
         if self._connection is not None:
             raise InvalidState("the opening handshake has been answered already: accept() is called once, and first")
-        if get_hub_if_exists() is not self._hub:
+        if thread_ident() != self._thread:
             self._elsewhere(self.accept, subprotocol, headers)
             return
         self._check_refusal()
@@ -289,7 +277,7 @@ class WebSocket(_Referable):
         """
         if timeout is not None:
             _check_number("timeout", timeout)
-        if get_hub_if_exists() is not self._hub:
+        if thread_ident() != self._thread:
             received: str | bytes | None = self._elsewhere(self.receive, timeout)
             return received
         connection = self._connection or self._open()
@@ -314,19 +302,34 @@ class WebSocket(_Referable):
                 self._settle(connection)
                 if connection.over:
                     return self._take_message_or_end(connection)
+            if connection.queued:
+                self._flush_or_drain(connection)
             if until is None:
-                data: bytes | None = transport.recv(None, connection.expected)
+                transport.wait(None)
             elif (left := until - monotonic()) > 0:
-                data = transport.recv(left, connection.expected)
+                transport.wait(left)
             elif polled:
                 raise TimeoutError("no message came in time")
             else:
                 polled = True
-                data = transport.recv_ready(connection.expected)
-            if data:
-                connection.receive_data(data)
-            elif data is not None:
+            if self._read(connection, transport) == 0:
                 self._lost()
+
+    def _read(self, connection: Connection, transport: Transport) -> int:
+        """Read once what has come in. Returns how many bytes; 0 at the end of the stream, -1 if there is nothing."""
+        if connection.expected > 0:
+            target = connection.target()
+            if target is not None:
+                size = transport.read_into(target)
+                if size > 0:
+                    connection.written(size)
+                return size
+        data = transport.read(connection.expected)
+        if data is None:
+            return -1
+        if data:
+            connection.receive_data(data)
+        return len(data)
 
     def _take_message_or_end(self, connection: Connection) -> str | bytes | None:
         if not self._messages:
@@ -343,18 +346,20 @@ class WebSocket(_Referable):
             self._log_message("<", message)
         return message
 
-    def __iter__(self) -> Iterator[str | bytes]:
+    def __iter__(self: Itself) -> Itself:
         """The messages, until the connection is closed."""
-        while True:
-            try:
-                message = self.receive()
-            except ConnectionClosed:
-                return
-            if message is None:
-                return
-            yield message
+        return self
 
-    def __enter__(self) -> WebSocket:
+    def __next__(self) -> str | bytes:
+        try:
+            message = self.receive()
+        except ConnectionClosed:
+            raise StopIteration from None
+        if message is None:
+            raise StopIteration
+        return message
+
+    def __enter__(self: Itself) -> Itself:
         return self
 
     def __exit__(
@@ -410,11 +415,22 @@ class WebSocket(_Referable):
         """Look at what is already here, should the handler do something else than to receive it at once."""
         if not self._look_ahead_due:
             self._look_ahead_due = True
-            self._hub.loop.run_callback(self._look_ahead_now)
+            self._take_turn()
 
-    def _look_ahead_now(self) -> None:
-        self._look_ahead_due = False
-        if self._transport is not None and not self._transport.receiving:
+    def _take_turn(self) -> None:
+        if not self._turn_due:
+            self._turn_due = True
+            self._hub.loop.run_callback(self._on_turn)
+
+    def _on_turn(self) -> None:
+        """In the hub, in its next turn: what was to be sent leaves, what came in is looked at."""
+        look_ahead, self._turn_due, self._look_ahead_due = self._look_ahead_due, False, False
+        connection, transport = self._connection, self._transport
+        if connection is None or transport is None:
+            return
+        if connection.queued:
+            self._flush_or_drain(connection)
+        if look_ahead and not transport.receiving:
             self.on_readable()
 
     def _look_ahead(self) -> None:
@@ -447,10 +463,7 @@ class WebSocket(_Referable):
                 transport.watch()
                 return
             read = True
-            data = transport.recv_ready(connection.expected)
-            if data:
-                connection.receive_data(data)
-            elif data is not None:
+            if self._read(connection, transport) == 0:
                 self._lost()
         self._pause()
 
@@ -495,9 +508,7 @@ class WebSocket(_Referable):
 
     def _settle(self, connection: Connection) -> None:
         """Send what the protocol has due, and end TCP once nothing more is to be said."""
-        data = connection.data_to_send()
-        if data:
-            self._write(data)
+        self._flush(connection)
         if connection.over and self._transport is not None:
             self._transport.finish()
             self._close_by(monotonic() + min(_LINGER, self._options.close_timeout))
@@ -507,7 +518,9 @@ class WebSocket(_Referable):
     def send(self, message: str | bytes | bytearray | memoryview, binary: bool | None = None) -> None:
         """Send a message: `str` as text, bytes-like as binary.
 
-        Returns when the operating system has taken it. Waits while the peer does not read; one that reads nothing for
+        Returns when the operating system has taken it, or, while more input is at hand, at once: such messages leave
+        together, when the handler waits or closes, when 64 KiB are due, or in the hub's next turn, whatever is first. If
+        that fails, the next call raises. Waits while the peer does not read; one that reads nothing for
         `options.send_timeout` seconds is given up. A sender that is killed while it waits leaves no torn frame: its message
         is sent whole, or, if others were waiting before it, not at all.
 
@@ -519,7 +532,7 @@ class WebSocket(_Referable):
             TypeError: `message` is neither `str` nor bytes-like.
             ValueError: text that is not Unicode (a lone surrogate), or with binary=False not UTF-8.
         """
-        if get_hub_if_exists() is not self._hub:
+        if thread_ident() != self._thread:
             self._elsewhere(self.send, message, binary)
             return
         connection = self._connection or self._open()
@@ -538,13 +551,9 @@ class WebSocket(_Referable):
         if self._logging:
             self._log_message(">", message)
         connection.send_message(payload, opcode)
-        # As `_write` does it, without the call: this is every message.
-        try:
-            sent = transport.write(connection.data_to_send())
-        except OSError:
-            self._lost_while_sending()
-            sent = False
-        if not sent:
+        if (connection.unparsed or self._messages) and connection.queued < _COALESCED:
+            self._take_turn()
+        elif not self._flush(connection):
             self._wait_until_sent(connection)
 
     def send_frame(self, message: str | bytes, opcode: int) -> None:
@@ -576,12 +585,12 @@ class WebSocket(_Referable):
         self._send_control(Connection.send_ping, _encode(payload, None)[0])
 
     def _send_control(self, send: Callable[[Connection, bytes], None], payload: bytes) -> None:
-        if get_hub_if_exists() is not self._hub:
+        if thread_ident() != self._thread:
             self._elsewhere(self._send_control, send, payload)
             return
         connection = self._connection or self._open()
         send(connection, payload)
-        if not self._write(connection.data_to_send()):
+        if not self._flush(connection):
             self._wait_until_sent(connection)
 
     def _wait_for_room(self, connection: Connection) -> None:
@@ -594,15 +603,30 @@ class WebSocket(_Referable):
         if connection.state is State.CLOSED or not self._drain():
             raise connection.closed_error()
 
-    def _write(self, data: bytes) -> bool:
-        """Write without waiting. Whether all has left; if the peer is gone, the state says so afterwards."""
+    def _flush(self, connection: Connection) -> bool:
+        """Write what is due, without waiting. Whether all has left; if the peer is gone, the state says so afterwards."""
         transport = self._transport
         assert transport is not None
         try:
-            return transport.write(data)
+            while connection.queued:
+                data = connection.next_to_send()
+                transport.write(data, connection.queued > 0)
         except OSError:
             self._lost_while_sending()
             return False
+        return not transport.backlog
+
+    def _flush_or_drain(self, connection: Connection) -> None:
+        """The same for messages whose `send` has returned: should the peer not read them, it is given up by and by."""
+        if not self._flush(connection) and connection.state is _OPEN and not self._draining:
+            self._draining = True
+            gevent.spawn_raw(self._drain_later)
+
+    def _drain_later(self) -> None:
+        try:
+            self._drain()
+        finally:
+            self._draining = False
 
     def _drain(self) -> bool:
         """Wait for the peer to read. Whether all has left; if not, the connection is given up."""
@@ -629,11 +653,8 @@ class WebSocket(_Referable):
             if isinstance(event, str | bytes):
                 self._messages.append(event)
                 self._touched = monotonic()
-            elif event is None and not connection.over:
-                data = transport.recv_ready(connection.expected)
-                if not data:
-                    break
-                connection.receive_data(data)
+            elif event is None and not connection.over and self._read(connection, transport) <= 0:
+                break
         connection.data_to_send()  # Nobody is there to get it.
         self._lost()
 
@@ -660,7 +681,7 @@ class WebSocket(_Referable):
             TypeError: a code that is no whole number, or a reason that is no text.
         """
         _check_close(code, message or reason)
-        if get_hub_if_exists() is not self._hub:
+        if thread_ident() != self._thread:
             self._elsewhere(self.close, code, reason, message)
             return
         if self._refusal is not None or self._ended:
@@ -699,7 +720,7 @@ class WebSocket(_Referable):
 
     def hang_up(self) -> None:
         """Close TCP at once, without waiting for the peer: for servers, when its time is up. What was sent still leaves."""
-        if get_hub_if_exists() is not self._hub:
+        if thread_ident() != self._thread:
             self._elsewhere(self.hang_up)
             return
         if self._connection is not None and not self._ended:
@@ -759,7 +780,7 @@ class WebSocket(_Referable):
             if not self._awaiting_pong:
                 self._ping_payload = secrets.token_bytes(4)
                 connection.send_ping(self._ping_payload)
-                self._write(connection.data_to_send())
+                self._flush(connection)
                 self._ping_sent = now
                 self._ping_mark = self._mark(transport)
                 self._awaiting_pong = patience is not None
@@ -812,7 +833,8 @@ class WebSocket(_Referable):
     @property
     def buffered_amount(self) -> int:
         """Bytes sent that the operating system has not taken yet, because the peer does not read."""
-        return 0 if self._transport is None else self._transport.backlog
+        connection, transport = self._connection, self._transport
+        return 0 if connection is None or transport is None else connection.queued + transport.backlog
 
     @property
     def latency(self) -> float | None:
@@ -891,12 +913,36 @@ class WebSocket(_Referable):
         return call_in_hub(self._hub, method, *args)
 
 
+class WebSocket(WebSocketBase):
+    """One WebSocket connection, from the request on.
+
+    A handler receives in its own greenlet and sends from wherever it likes:
+
+    - Every method may be called from any greenlet and any native thread. Frames never interleave, and what one of them
+      sends leaves in its order. Only one greenlet may wait in `receive` at a time (`InvalidState` for a second).
+    - Nothing has to be read for pings to be answered and for `closed` to become true when the peer leaves.
+    - A handler may be killed, or run into a `gevent.Timeout`, at any point: no message is lost or torn by it.
+
+    The opening handshake is answered as late as possible: by `accept`, or by itself at the first `receive`, `send`, `ping`,
+    `close`, iteration, or look at `closed`. Until then the application may refuse it with an ordinary HTTP response.
+    """
+
+    __slots__ = ()
+
+    OPCODE_CONTINUATION = int(Opcode.CONTINUATION)
+    OPCODE_TEXT = _TEXT
+    OPCODE_BINARY = _BINARY
+    OPCODE_CLOSE = _CLOSE
+    OPCODE_PING = _PING
+    OPCODE_PONG = _PONG
+
+
 class _Lookout:
     """Has a WebSocket look, now and then, whether its peer has left."""
 
     __slots__ = ("__weakref__", "_websocket")
 
-    def __init__(self, websocket: WebSocket) -> None:
+    def __init__(self, websocket: WebSocketBase) -> None:
         self._websocket = websocket
 
     def tick(self, now: float) -> float | None:

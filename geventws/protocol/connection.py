@@ -14,8 +14,8 @@ from typing import NamedTuple
 from ..codes import CloseCode, Opcode, is_sendable_close_code
 from ..exceptions import ConnectionClosed, InvalidPayload, ProtocolError
 from .deflate import Deflate, refuse_compressed
-from .frames import FIN, MASKED, MAX_CONTROL_PAYLOAD, RSV1, build_frame, parse_header
-from .masking import apply_mask
+from .frames import FIN, MASKED, MAX_CONTROL_PAYLOAD, RSV1, build_frame, build_header, parse_header
+from .masking import apply_mask, unmask
 from .messages import Assembly, not_utf8, too_big
 from .states import Event, State, next_state
 
@@ -28,11 +28,16 @@ Message = str | bytes
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = (
     int(code) for code in (Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE, Opcode.PING, Opcode.PONG)
 )
+_FIN, _MASKED = FIN, MASKED
+_FINAL_TEXT = FIN | _TEXT
 _FINAL_BINARY = FIN | _BINARY
-_FINAL = (FIN | _TEXT, _FINAL_BINARY)
 _OPEN = State.OPEN
-_from_bytes = int.from_bytes
 _uint16 = Struct("!H")
+
+# Payloads from this size on are read straight into the message, and sent without being copied behind their header.
+_LARGE = 16 * 1024
+# How much room is offered at once: what is read shall still be in the processor's cache when it is unmasked.
+_ROOM = 256 * 1024
 
 
 class Role(Enum):
@@ -95,6 +100,7 @@ class Connection:
         "failure",
         "messages_received",
         "messages_sent",
+        "queued",
         "state",
         "unparsed",
     )
@@ -120,6 +126,8 @@ class Connection:
         """Bytes received that no event has come of yet, from `_offset` on."""
         self._offset = 0
         self._out: list[bytes] = []
+        self.queued = 0
+        """How many bytes are due."""
         # The message under way, if it did not come in one piece.
         self._assembly: Assembly | None = None
         self._inflating = False
@@ -169,12 +177,10 @@ class Connection:
         at = self._offset
         if self._usual and len(data) - at > 6 and self._assembly is None and self.state is _OPEN:
             first = data[at]
-            size = data[at + 1] - MASKED
+            size = data[at + 1] - _MASKED
             end = at + 6 + size
-            if first in _FINAL and 0 <= size <= MAX_CONTROL_PAYLOAD and end <= len(data):
-                repeated = (data[at + 2 : at + 6] * 32)[:size]
-                masked = _from_bytes(data[at + 6 : end], "little") ^ _from_bytes(repeated, "little")
-                payload = masked.to_bytes(size, "little")
+            if (first in (_FINAL_TEXT, _FINAL_BINARY)) and 0 <= size <= MAX_CONTROL_PAYLOAD and end <= len(data):
+                payload = unmask(data, at + 6, size, at + 2)
                 if end == len(data):
                     self.unparsed = b""
                 else:
@@ -182,14 +188,17 @@ class Connection:
                 if first == _FINAL_BINARY:
                     self.messages_received += 1
                     return payload
-                try:
-                    text = str(payload, "utf-8")
-                except UnicodeDecodeError as error:
-                    self._fail(not_utf8(error))
-                    return None
-                self.messages_received += 1
-                return text
+                return self._text(payload)
         return self._next_event()
+
+    def _text(self, payload: bytes) -> str | None:
+        try:
+            text = payload.decode()
+        except UnicodeDecodeError as error:
+            self._fail(not_utf8(error))
+            return None
+        self.messages_received += 1
+        return text
 
     def _next_event(self) -> str | bytes | PingReceived | PongReceived | CloseReceived | None:
         try:
@@ -211,14 +220,16 @@ class Connection:
                 first, size, start, key = header
                 opcode = first & 0x0F
                 end = start + size
-                if opcode < 8 and (opcode == 0 or first & 0xF0 != FIN or self._assembly is not None or end > len(data)):
+                if opcode < 8 and (
+                    opcode == 0 or first & 0xF0 != _FIN or self._assembly is not None or end > len(data)
+                ):
                     self._begin_payload(first, size, start, key)
                     continue
                 if opcode < 8 and size > self._max_message_size:
                     raise too_big(self._max_message_size)
                 if end > len(data):
                     return None
-                payload = data[start:end] if key is None else apply_mask(data[start:end], key)
+                payload = data[start:end] if key is None else unmask(data, start, size, start - 4)
                 if end == len(data):
                     self.unparsed = b""
                 else:
@@ -230,13 +241,12 @@ class Connection:
                     return event
                 if self.state is not _OPEN:
                     continue  # We sent a Close frame: what the peer still sends before it answers is dropped unseen.
-                message = str(payload, "utf-8") if opcode == _TEXT else payload
+                if opcode == _TEXT:
+                    return self._text(payload)
                 self.messages_received += 1
-                return message
+                return payload
         except ProtocolError as error:
             self._fail(error)
-        except UnicodeDecodeError as error:
-            self._fail(not_utf8(error))
         return None
 
     def _begin_payload(self, first: int, size: int, start: int, key: bytes | None) -> None:
@@ -303,6 +313,31 @@ class Connection:
             deflate.finish(message)
         return message.finish()
 
+    def target(self) -> memoryview | None:
+        """Where the rest of a large payload may be written directly, in the place of `receive_data`; `written` says how much.
+
+        None if what is to come is not large, or has to be inflated or dropped. It is to be let go of before `written`.
+        """
+        message = self._assembly
+        if self.expected < _LARGE or message is None or self._inflating or self.unparsed or self.state is not _OPEN:
+            return None
+        return message.target(min(self.expected, _ROOM))
+
+    def written(self, size: int) -> None:
+        """So many bytes that came from the peer are in `target` now. `next_event` gives the message once it is whole."""
+        message = self._assembly
+        assert message is not None
+        key = self._key
+        self.expected -= size
+        try:
+            message.written(size, key)
+        except ProtocolError as error:
+            self._fail(error)
+            return
+        if key is not None:
+            turn = size & 3
+            self._key = key[turn:] + key[:turn]
+
     def _control_event(self, opcode: int, payload: bytes) -> PingReceived | PongReceived | CloseReceived | None:
         if opcode == _PONG:
             return PongReceived(payload)
@@ -354,8 +389,11 @@ class Connection:
             self._queue(FIN | RSV1 | opcode, deflate.compress(payload))
         elif self._mask_out:
             self._queue(FIN | opcode, payload)
+        elif len(payload) < _LARGE:
+            self._append(build_frame(_FIN | opcode, payload))
         else:
-            self._out.append(build_frame(FIN | opcode, payload))
+            self._append(build_header(_FIN | opcode, len(payload)))
+            self._append(payload)
 
     def send_ping(self, payload: bytes = b"") -> None:
         """Queue a ping. Raises ConnectionClosed unless the state is OPEN, ValueError for more than 125 bytes."""
@@ -389,17 +427,34 @@ class Connection:
 
     def _queue(self, first: int, payload: bytes) -> None:
         # 5.3: the masking key of each frame is new and cannot be predicted.
-        self._out.append(build_frame(first, payload, os.urandom(4) if self._mask_out else None))
+        self._append(build_frame(first, payload, os.urandom(4) if self._mask_out else None))
+
+    def _append(self, data: bytes) -> None:
+        self._out.append(data)
+        self.queued += len(data)
 
     def data_to_send(self) -> bytes:
         """The bytes that are due, in order, for the caller to write. Empty if there are none."""
         out = self._out
+        self.queued = 0
         if len(out) == 1:
             return out.pop()
-        if not out:
-            return b""
         data = b"".join(out)
         out.clear()
+        return data
+
+    def next_to_send(self) -> bytes:
+        """The same, bit by bit: a large payload comes by itself, uncopied. To be called until nothing is `queued`."""
+        out = self._out
+        if len(out) < 2:
+            return self.data_to_send()
+        count = 0
+        while count < len(out) and len(out[count]) < _LARGE:
+            count += 1
+        count = count or 1
+        data = out[0] if count == 1 else b"".join(out[:count])
+        del out[:count]
+        self.queued -= len(data)
         return data
 
     def closed_error(self) -> ConnectionClosed:

@@ -7,22 +7,30 @@ from __future__ import annotations
 
 from struct import Struct
 
-from ..codes import Opcode
 from ..exceptions import ProtocolError
 from .masking import apply_mask
 
-__all__ = ["FIN", "MASKED", "MAX_CONTROL_PAYLOAD", "MAX_HEADER", "RSV1", "RSV2_RSV3", "build_frame", "parse_header"]
+__all__ = [
+    "FIN",
+    "MASKED",
+    "MAX_CONTROL_PAYLOAD",
+    "MAX_HEADER",
+    "RSV1",
+    "RSV2_RSV3",
+    "build_frame",
+    "build_header",
+    "parse_header",
+]
 
-FIN = 0x80
-RSV1 = 0x40
-RSV2_RSV3 = 0x30
-MASKED = 0x80
+# Under private names they are C's numbers where this is compiled.
+FIN = _FIN = 0x80
+RSV1 = _RSV1 = 0x40
+RSV2_RSV3 = _RSV2_RSV3 = 0x30
+MASKED = _MASKED = 0x80
 
 MAX_HEADER = 14
 # 5.5: "All control frames MUST have a payload length of 125 bytes or less and MUST NOT be fragmented."
-MAX_CONTROL_PAYLOAD = 125
-
-_OPCODES = frozenset(Opcode)
+MAX_CONTROL_PAYLOAD = _MAX_CONTROL_PAYLOAD = 125
 
 _uint16 = Struct("!H")
 _uint64 = Struct("!Q")
@@ -46,24 +54,24 @@ def parse_header(data: bytes, offset: int, masked: bool) -> tuple[int, int, int,
     if available < 1:
         return None
     first = data[offset]
-    if first & RSV2_RSV3:
+    if first & _RSV2_RSV3:
         raise ProtocolError("a reserved bit (RSV2 or RSV3) is set and no extension defines it")
     opcode = first & 0x0F
-    if opcode not in _OPCODES:
+    if opcode & 0x07 > 2:  # 3 to 7 and 11 to 15
         raise ProtocolError(f"opcode {opcode:#x} is reserved")
-    if opcode >= 8 and not first & FIN:
+    if opcode >= 8 and not first & _FIN:
         raise ProtocolError("a control frame is fragmented")
-    if opcode >= 8 and first & RSV1:
+    if opcode >= 8 and first & _RSV1:
         raise ProtocolError("a control frame is compressed (RSV1 is set)")
     if available < 2:
         return None
     second = data[offset + 1]
     # 5.1: a server MUST close the connection upon receiving a frame that is not masked; a client, one that is.
-    if bool(second & MASKED) is not masked:
+    if bool(second & _MASKED) != masked:
         raise ProtocolError("a frame from a client is not masked" if masked else "a frame from a server is masked")
     size = second & 0x7F
     start = offset + 2
-    if size > MAX_CONTROL_PAYLOAD:
+    if size > _MAX_CONTROL_PAYLOAD:
         if opcode >= 8:
             raise ProtocolError("the payload of a control frame is longer than 125 bytes")
         width = 2 if size == 126 else 8
@@ -101,19 +109,16 @@ def build_frame(first: int, payload: bytes, key: bytes | None = None) -> bytes:
     """The frame of `payload`, `first` being its first octet (FIN, reserved bits, opcode); masked if `key` is given."""
     size = len(payload)
     if key is not None:
-        return _masked_header(first, size) + key + apply_mask(payload, key)
-    if size < 126:
-        if first in _SHORT:
-            return _SHORT[first][size] + payload
-        return bytes((first, size)) + payload
-    if size < 65536:
-        return _head16(first, 126, size) + payload
-    return _head64(first, 127, size) + payload
+        return build_header(first, size, MASKED) + key + apply_mask(payload, key)
+    if size < 126 and first in _SHORT:
+        return _SHORT[first][size] + payload
+    return build_header(first, size) + payload
 
 
-def _masked_header(first: int, size: int) -> bytes:
+def build_header(first: int, size: int, masked: int = 0) -> bytes:
+    """The header of a frame with a payload of `size`, up to the masking key that follows if `masked` is MASKED."""
     if size < 126:
-        return bytes((first, MASKED | size))
+        return bytes((first, masked | size))
     if size < 65536:
-        return _head16(first, MASKED | 126, size)
-    return _head64(first, MASKED | 127, size)
+        return _head16(first, masked | 126, size)
+    return _head64(first, masked | 127, size)

@@ -6,6 +6,7 @@ import codecs
 
 from ..codes import Opcode
 from ..exceptions import InvalidPayload, MessageTooBig
+from .payload import Payload
 
 __all__ = ["Assembly", "decode_text", "not_utf8", "too_big"]
 
@@ -33,18 +34,17 @@ def decode_text(payload: bytes | bytearray) -> str:
 class Assembly:
     """One message on its way in. Its pieces, of any size, are added in order; `finish` gives the whole."""
 
-    __slots__ = ("_data", "_decoder", "_limit")
+    __slots__ = ("_decoder", "_limit", "_payload")
 
     def __init__(self, opcode: int, limit: int) -> None:
         self._limit = limit
-        # One run of bytes, as a list of small pieces would take many times what it holds.
-        self._data = bytearray()
+        self._payload = Payload()
         self._decoder = _Utf8Decoder() if opcode == Opcode.TEXT else None
 
     @property
     def room(self) -> int:
         """How many bytes may still be added."""
-        return self._limit - len(self._data)
+        return self._limit - len(self._payload)
 
     def add(self, piece: bytes) -> None:
         """Take the next piece.
@@ -53,13 +53,30 @@ class Assembly:
             MessageTooBig: the message is over its limit.
             InvalidPayload: the text so far cannot be the beginning of any UTF-8 text.
         """
-        if len(self._data) + len(piece) > self._limit:
+        if len(self._payload) + len(piece) > self._limit:
             raise too_big(self._limit)
-        self._data += piece
+        self._payload.add(piece)
         if self._decoder is not None:
-            self._check_text(piece, self._decoder)
+            self._check_text(piece)
 
-    def _check_text(self, piece: bytes, decoder: codecs.IncrementalDecoder) -> None:
+    def target(self, size: int) -> memoryview:
+        """Where the next `size` bytes may be written directly, instead of `add`. It is to be let go of before `written`.
+
+        Raises `MessageTooBig` if that is over the limit.
+        """
+        if len(self._payload) + size > self._limit:
+            raise too_big(self._limit)
+        return self._payload.room(size)
+
+    def written(self, size: int, key: bytes | None) -> None:
+        """So many bytes are in `target` now, masked with `key`. Raises `InvalidPayload` as `add` does."""
+        piece = self._payload.added(size, key)
+        if self._decoder is not None:
+            self._check_text(piece)
+
+    def _check_text(self, piece: bytes) -> None:
+        decoder = self._decoder
+        assert decoder is not None
         try:
             decoder.decode(piece)
         except UnicodeDecodeError as error:
@@ -71,4 +88,5 @@ class Assembly:
 
     def finish(self) -> str | bytes:
         """The whole message. Raises `InvalidPayload` if text ends inside a character."""
-        return bytes(self._data) if self._decoder is None else decode_text(self._data)
+        whole = self._payload.whole()
+        return whole if self._decoder is None else decode_text(whole)

@@ -1,0 +1,71 @@
+"""What is asked of the operating system, the thread and greenlet directly: a plain socket's bytes, and switching.
+
+Nothing is waited for here, and nothing decided. Every message comes through here, so there is a compiled twin, `native.pyx`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from gevent.hub import Hub
+from gevent.monkey import get_original
+from greenlet import getcurrent, greenlet
+
+__all__ = ["Stream", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
+
+# The thread's, also where the process is patched, and `threading.get_ident` is the greenlet's.
+thread_ident: Callable[[], int] = get_original("_thread", "get_ident")
+"""The number of the running thread."""
+
+switch_to_hub: Callable[[Hub], Any] = Hub.switch
+"""Let others run. Returns what this greenlet is switched to with. Raises gevent's BlockingSwitchOutError in the hub itself."""
+
+switch_to: Callable[[greenlet, Any], Any] = greenlet.switch
+"""Let this greenlet run, and have its own waiting return the value given."""
+
+_MSG_MORE = getattr(socket, "MSG_MORE", 0)
+
+
+class Stream:
+    """The bytes of a connected, non-blocking socket.
+
+    Args:
+        socket: the standard library's own, `_sock` of gevent's.
+    """
+
+    __slots__ = ("_recv", "_recv_into", "_send")
+
+    def __init__(self, socket: Any) -> None:
+        self._recv: Callable[[int], bytes] = socket.recv
+        self._recv_into: Callable[[memoryview], int] = socket.recv_into
+        self._send: Callable[..., int] = socket.send
+
+    def receive(self, size: int) -> bytes | None:
+        """At most `size` bytes; b"" at the end of the stream, None if there are none yet. Raises OSError."""
+        try:
+            return self._recv(size)
+        except BlockingIOError:
+            return None
+
+    def receive_into(self, target: memoryview) -> int:
+        """The same, into `target`. Returns how many: 0 at the end of the stream, -1 if there are none yet."""
+        try:
+            return self._recv_into(target)
+        except BlockingIOError:
+            return -1
+
+    def send(self, data: bytes | memoryview, more: bool = False) -> int:
+        """Send as much of `data` as can be. Returns how many bytes. Raises OSError.
+
+        more: the rest follows at once, and shall leave together with it where that can be.
+        """
+        try:
+            return self._send(data, _MSG_MORE) if more else self._send(data)
+        except BlockingIOError:
+            return 0
+
+    def pending(self) -> bool:
+        """Whether there may be bytes that the operating system does not tell of, as it has handed them over already."""
+        return False

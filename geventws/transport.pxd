@@ -1,0 +1,55 @@
+# cython: language_level=3
+cimport cython
+
+from .native cimport Stream, getcurrent, switch_to, switch_to_hub
+
+cdef Py_ssize_t _RECV_SMALL, _RECV_LARGE
+
+cdef class Transport:
+    cdef readonly long long bytes_received
+    cdef readonly long long bytes_sent
+    cdef readonly Py_ssize_t backlog
+
+    cpdef wait(self, timeout)
+    cpdef read(self, Py_ssize_t expected=*)
+    cpdef Py_ssize_t read_into(self, target) except? -2
+    cpdef watch(self)
+    cpdef bint peer_left(self) except? -1
+    cpdef bint write(self, bytes data, bint more=*) except? -1
+    cpdef drain(self, timeout)
+    cpdef finish(self)
+    cpdef close(self, bint abort=*)
+
+cdef class TLSStream(Stream):
+    cdef object _tls
+
+cdef class GeventTransport(Transport):
+    cdef bint _closed
+    cdef bint _discarding
+    cdef object _drainers
+    cdef bint _eof
+    cdef bint _finishing
+    cdef object _hub
+    cdef object _listener
+    cdef object _read_watcher
+    cdef bint _readable
+    cdef object _receiver
+    cdef object _socket
+    cdef Stream _stream
+    cdef object _unsent
+    cdef bint _watching
+    cdef object _write_watcher
+    cdef object __weakref__
+
+    @cython.locals(size=Py_ssize_t)
+    cpdef read(self, Py_ssize_t expected=*)
+    @cython.locals(size=Py_ssize_t)
+    cpdef Py_ssize_t read_into(self, target) except? -2
+    cdef _received(self, Py_ssize_t size)
+    cdef _wait_readable(self, timeout)
+    cpdef _on_readable(self)
+    @cython.locals(sent=Py_ssize_t)
+    cpdef bint write(self, bytes data, bint more=*) except? -1
+    cdef _keep(self, bytes data, Py_ssize_t sent)
+    @cython.locals(sent=Py_ssize_t)
+    cdef _flush(self)
