@@ -52,7 +52,7 @@ cdef class WebSocketBase:
     @cython.locals(connection=Connection, transport=Transport)
     cdef _start(self)
     @cython.locals(connection=Connection, transport=Transport, polled=bint)
-    cpdef receive(self, timeout=*)
+    cdef _next_message(self, timeout)
     @cython.locals(size=Py_ssize_t)
     cdef Py_ssize_t _read(self, Connection connection, Transport transport) except? -2
     cdef _take_message_or_end(self, Connection connection)
@@ -90,6 +90,11 @@ cdef class WebSocketBase:
     cdef _keep_alive(self, now, Connection connection, Transport transport)
     cdef _mark(self, Transport transport)
     cdef _log_message(self, direction, message)
+
+cdef class _Messages:
+    cdef WebSocketBase _websocket
+    cdef object _receive
+    cdef bint _own
 
 cdef class _Lookout:
     cdef object __weakref__

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import gevent
 from gevent.event import Event
+from gevent.hub import Hub
 
 from .codes import CloseCode, Opcode
 from .exceptions import ConnectionClosed, HandshakeError, InvalidState, WebSocketError
@@ -25,6 +26,7 @@ from .protocol import CloseReceived, PingReceived, PongReceived, Role, State
 from .protocol.connection import Connection
 from .protocol.deflate import Deflate
 from .protocol.handshake import OpeningRequest, accept_response, choose_subprotocol, negotiate, origin_allowed
+from .protocol.payload import let_go
 from .transport import Listener, Transport, call_in_hub
 
 __all__ = ["MSG_ALREADY_CLOSED", "MSG_CLOSED", "MSG_SOCKET_DEAD", "Header", "Upgrade", "WebSocket", "WebSocketError"]
@@ -49,6 +51,8 @@ _MOST_MESSAGES = 1024
 _LINGER = 2.0
 # Messages that are sent while more input is at hand leave together, when so many bytes are due or sooner.
 _COALESCED = 64 * 1024
+# Seconds for which memory for large messages is kept unused.
+_KEPT = 10.0
 # So many bytes of pongs may wait for a peer that pings without reading before nothing more is read from it.
 _PONG_LIMIT = 64 * 1024
 
@@ -277,6 +281,10 @@ class WebSocketBase:
         """
         if timeout is not None:
             _check_number("timeout", timeout)
+        return self._next_message(timeout)
+
+    def _next_message(self, timeout: float | None) -> str | bytes | None:
+        """What `receive` does."""
         if thread_ident() != self._thread:
             received: str | bytes | None = self._elsewhere(self.receive, timeout)
             return received
@@ -289,7 +297,7 @@ class WebSocketBase:
         polled = False
         while True:
             event = connection.next_event()
-            if event.__class__ is str or event.__class__ is bytes:
+            if type(event) is str or type(event) is bytes:
                 if connection.unparsed:
                     self._look_ahead_soon()
                 if self._logging:
@@ -323,6 +331,7 @@ class WebSocketBase:
                 size = transport.read_into(target)
                 if size > 0:
                     connection.written(size)
+                    _reserve.used(self._hub)
                 return size
         data = transport.read(connection.expected)
         if data is None:
@@ -346,18 +355,9 @@ class WebSocketBase:
             self._log_message("<", message)
         return message
 
-    def __iter__(self: Itself) -> Itself:
+    def __iter__(self) -> Iterator[str | bytes]:
         """The messages, until the connection is closed."""
-        return self
-
-    def __next__(self) -> str | bytes:
-        try:
-            message = self.receive()
-        except ConnectionClosed:
-            raise StopIteration from None
-        if message is None:
-            raise StopIteration
-        return message
+        return _Messages(self, self.receive)
 
     def __enter__(self: Itself) -> Itself:
         return self
@@ -542,9 +542,9 @@ class WebSocketBase:
         assert transport is not None
         if transport.backlog:
             self._wait_for_room(connection)
-        if binary is None and message.__class__ is str:
+        if binary is None and type(message) is str:
             payload, opcode = message.encode(), _TEXT
-        elif binary is None and message.__class__ is bytes:
+        elif binary is None and type(message) is bytes:
             payload, opcode = message, _BINARY
         else:
             payload, opcode = _encode(message, binary)
@@ -935,6 +935,51 @@ class WebSocket(WebSocketBase):
     OPCODE_CLOSE = _CLOSE
     OPCODE_PING = _PING
     OPCODE_PONG = _PONG
+
+
+class _Messages:
+    """Iterates over the messages of a WebSocket."""
+
+    __slots__ = ("_own", "_receive", "_websocket")
+
+    def __init__(self, websocket: WebSocketBase, receive: Callable[[], str | bytes | None]) -> None:
+        self._websocket = websocket
+        self._receive = receive
+        # A subclass may have a `receive` of its own; else it is called without looking it up each time.
+        self._own = type(websocket).receive is not WebSocketBase.receive
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        return self
+
+    def __next__(self) -> str | bytes:
+        try:
+            message = self._receive() if self._own else self._websocket._next_message(None)
+        except ConnectionClosed:
+            raise StopIteration from None
+        if message is None:
+            raise StopIteration
+        return message
+
+
+class _Reserve:
+    """Has the memory that is kept for large messages given back once none has come for a while."""
+
+    def __init__(self) -> None:
+        self._looked_after = 0.0
+
+    def used(self, hub: Hub) -> None:
+        now = monotonic()
+        if now > self._looked_after:
+            self._looked_after = now + 2 * _KEPT
+            Keepalive.of(hub).at(now + _KEPT, self)
+
+    def tick(self, now: float) -> float | None:
+        left = let_go()
+        self._looked_after = now + 2 * _KEPT if left else 0.0
+        return now + _KEPT if left else None
+
+
+_reserve = _Reserve()
 
 
 class _Lookout:

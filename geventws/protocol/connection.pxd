@@ -5,7 +5,7 @@ from .frames cimport build_frame, build_header, parse_header
 from .masking cimport apply_mask, unmask
 from .messages cimport Assembly
 
-cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _FIN, _MASKED, _FINAL_TEXT, _FINAL_BINARY
+cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _FIN, _MASKED, _RSV1, _FINAL_TEXT, _FINAL_BINARY
 cdef Py_ssize_t _LARGE, _ROOM
 cdef object _OPEN
 
@@ -19,6 +19,7 @@ cdef class Connection:
     cdef bint _mask_in
     cdef bint _mask_out
     cdef Py_ssize_t _max_message_size
+    cdef Py_ssize_t _most_compressed
     cdef Py_ssize_t _offset
     cdef list _out
     cdef tuple _sent_close

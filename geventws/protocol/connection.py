@@ -7,6 +7,7 @@ pong and no Close frame can be forgotten. Who reads, writes and waits is somebod
 from __future__ import annotations
 
 import os
+import sys
 from enum import Enum
 from struct import Struct
 from typing import NamedTuple
@@ -28,7 +29,7 @@ Message = str | bytes
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = (
     int(code) for code in (Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE, Opcode.PING, Opcode.PONG)
 )
-_FIN, _MASKED = FIN, MASKED
+_FIN, _MASKED, _RSV1 = FIN, MASKED, RSV1
 _FINAL_TEXT = FIN | _TEXT
 _FINAL_BINARY = FIN | _BINARY
 _OPEN = State.OPEN
@@ -88,6 +89,7 @@ class Connection:
         "_mask_in",
         "_mask_out",
         "_max_message_size",
+        "_most_compressed",
         "_offset",
         "_out",
         "_sent_close",
@@ -120,7 +122,9 @@ class Connection:
         self._mask_in = role is Role.SERVER
         self._mask_out = role is Role.CLIENT
         self._usual = self._mask_in and max_message_size >= MAX_CONTROL_PAYLOAD
-        self._max_message_size = max_message_size
+        self._max_message_size = min(max_message_size, sys.maxsize)
+        # More than deflate makes of a message that is just within the limit, even if it is flushed again and again.
+        self._most_compressed = min(2 * max_message_size + 1024, sys.maxsize)
         self._deflate = deflate
         self.unparsed = b""
         """Bytes received that no event has come of yet, from `_offset` on."""
@@ -220,12 +224,16 @@ class Connection:
                 first, size, start, key = header
                 opcode = first & 0x0F
                 end = start + size
+                # 0xB0 leaves RSV1 out: a whole compressed message is inflated at once.
                 if opcode < 8 and (
-                    opcode == 0 or first & 0xF0 != _FIN or self._assembly is not None or end > len(data)
+                    opcode == 0 or first & 0xB0 != _FIN or self._assembly is not None or end > len(data)
                 ):
                     self._begin_payload(first, size, start, key)
                     continue
-                if opcode < 8 and size > self._max_message_size:
+                deflate = self._deflate if first & _RSV1 else None
+                if deflate is None and first & _RSV1:
+                    raise refuse_compressed(opcode)
+                if opcode < 8 and size > (self._max_message_size if deflate is None else self._most_compressed):
                     raise too_big(self._max_message_size)
                 if end > len(data):
                     return None
@@ -241,6 +249,8 @@ class Connection:
                     return event
                 if self.state is not _OPEN:
                     continue  # We sent a Close frame: what the peer still sends before it answers is dropped unseen.
+                if deflate is not None:
+                    payload = deflate.inflate_whole(payload, self._max_message_size)
                 if opcode == _TEXT:
                     return self._text(payload)
                 self.messages_received += 1
@@ -265,12 +275,13 @@ class Connection:
             if first & RSV1 and self._deflate is None:
                 raise refuse_compressed(opcode)
             self._inflating = bool(first & RSV1)
-            # More than deflate makes of a message that is just within the limit, even if it is flushed again and again.
-            self._compressed_left = 2 * self._max_message_size + 1024
+            self._compressed_left = self._most_compressed
             message = self._assembly = Assembly(opcode, self._max_message_size)
         if size > (self._compressed_left if self._inflating else message.room):
             raise too_big(self._max_message_size)
         self._compressed_left -= size
+        if first & _FIN and size >= _LARGE and not self._inflating:
+            message.expect(size)
         self.expected = size
         self._key = key
         self._final = bool(first & FIN)

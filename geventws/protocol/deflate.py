@@ -31,14 +31,15 @@ Parameters = list[tuple[str, "str | None"]]
 class DeflateOptions:
     """How messages are compressed when the peer agrees to permessage-deflate.
 
-    The defaults are for little CPU and memory. A connection that sends and receives compressed messages keeps, with them, up to
-    55 KiB with Python's zlib: for what is sent 8 KiB, four times the window and the memory of `memory_level`, for what is
-    received 8 KiB and the window. Where the faster libraries of geventws[speed] are installed it keeps up to 230 KiB, most of it
-    in tables whose size no option changes. Without context takeover nothing is kept between messages.
+    The defaults are for little CPU and memory. A connection that sends and receives compressed messages keeps, with them, up
+    to 55 KiB with Python's zlib: for what is sent 8 KiB, four times the window and the memory of `memory_level`, for what is
+    received 8 KiB and the window. Where the faster libraries of geventws[speed] are installed it keeps up to 230 KiB, most of
+    it in tables whose size no option changes. Without context takeover nothing is kept between messages.
     """
 
     server_max_window_bits: int = 12
-    """Window of what the server sends, 9 to 15: 2 to that power bytes. 12 compresses small messages as well as 15 does."""
+    """Window of what the server sends, 9 to 15: 2 to that power bytes. 15 makes JSON messages of 1 KiB a sixth shorter than 12
+    does, and keeps 112 KiB more with Python's zlib."""
     client_max_window_bits: int = 12
     """Window asked of clients that let themselves be asked, 9 to 15."""
     server_no_context_takeover: bool = False
@@ -237,7 +238,8 @@ class Deflate:
         Raises:
             MessageTooBig, InvalidPayload: as `Assembly.add` does, and InvalidPayload where `piece` is not deflate's.
         """
-        message.add(self._inflate(piece, message.room))
+        if piece:
+            message.add(self._inflate(piece, message.room))
 
     def finish(self, message: Assembly) -> None:
         """The message's last piece has been inflated. Raises as `inflate` does."""

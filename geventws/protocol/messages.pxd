@@ -6,6 +6,7 @@ cdef class Assembly:
     cdef Py_ssize_t _limit
     cdef Payload _payload
 
+    cpdef expect(self, Py_ssize_t size)
     cpdef add(self, bytes piece)
     cpdef target(self, Py_ssize_t size)
     cpdef written(self, Py_ssize_t size, bytes key)

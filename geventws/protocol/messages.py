@@ -46,6 +46,10 @@ class Assembly:
         """How many bytes may still be added."""
         return self._limit - len(self._payload)
 
+    def expect(self, size: int) -> None:
+        """So many bytes more are announced, and are all."""
+        self._payload.expect(len(self._payload) + size)
+
     def add(self, piece: bytes) -> None:
         """Take the next piece.
 

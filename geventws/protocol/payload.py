@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .masking import apply_mask
 
-__all__ = ["Payload"]
+__all__ = ["Payload", "let_go"]
 
 
 class Payload:
@@ -21,6 +21,9 @@ class Payload:
 
     def __len__(self) -> int:
         return self._size
+
+    def expect(self, size: int) -> None:
+        """So many octets are announced in all. It takes nothing before they come."""
 
     def add(self, piece: bytes) -> None:
         """Put `piece` behind what is there."""
@@ -38,6 +41,8 @@ class Payload:
     def added(self, size: int, key: bytes | None) -> bytes:
         """So many octets were written, and masked with `key`, whose first octet meets the first of them. Returns them."""
         end = self._size + size
+        if end > len(self._octets):
+            raise ValueError("there was no room for so many octets")
         piece = bytes(memoryview(self._octets)[self._size : end])
         if key is not None:
             self._octets[self._size : end] = piece = apply_mask(piece, key)
@@ -47,3 +52,8 @@ class Payload:
     def whole(self) -> bytes:
         """All octets. It is not used any more then."""
         return bytes(memoryview(self._octets)[: self._size])
+
+
+def let_go() -> bool:
+    """Give memory back that was kept for large messages and not of use since the last time. Returns whether some is left."""
+    return False

@@ -9,10 +9,80 @@ from .masking cimport mask_octets
 
 cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject **octets, Py_ssize_t size) except -1
+    Py_ssize_t Py_REFCNT(PyObject *octets)
+    Py_ssize_t Py_SIZE(PyObject *octets)
     int PyBUF_READ
     int PyBUF_WRITE
 
-__all__ = ["Payload"]
+__all__ = ["Payload", "let_go"]
+
+# Memory for large messages, as it comes from the operating system, costs a page fault for each 4 KiB, more than all else
+# that is done with them. So the latest ones are held on to, and once nobody else does any more, as their being bytes
+# objects tells, the next message of that size is written over them. `let_go` ends it when none came for a while.
+cdef enum:
+    _SPARES = 8
+    _FAIR_PART = 4 * 1024
+    _SMALLEST_SPARE = 128 * 1024
+    _LARGEST_SPARE = 2 * 1024 * 1024
+
+cdef extern from *:
+    """
+    /* Somebody may have asked for the hash of what it held before. */
+    static PyObject *renewed(PyObject *octets)
+    {
+    _Py_COMP_DIAG_PUSH
+    _Py_COMP_DIAG_IGNORE_DEPR_DECLS
+        ((PyBytesObject *)octets)->ob_shash = -1;
+    _Py_COMP_DIAG_POP
+        Py_INCREF(octets);
+        return octets;
+    }
+    """
+    object renewed(PyObject *octets)
+
+cdef PyObject *_spares[_SPARES]
+cdef int _next_spare = 0
+cdef bint _used = False
+
+
+cdef object _allocate(Py_ssize_t size):
+    cdef int at
+    global _used
+    if _SMALLEST_SPARE <= size <= _LARGEST_SPARE:
+        for at in range(_SPARES):
+            if _spares[at] != NULL and Py_REFCNT(_spares[at]) == 1 and Py_SIZE(_spares[at]) == size:
+                _used = True
+                return renewed(_spares[at])
+    return PyBytes_FromStringAndSize(NULL, size)
+
+
+cdef object _spare(object octets):
+    """Hold on to what may be of use again."""
+    global _next_spare, _used
+    if not _SMALLEST_SPARE <= PyBytes_GET_SIZE(octets) <= _LARGEST_SPARE:
+        return
+    cdef int at
+    for at in range(_SPARES):
+        if _spares[at] == <PyObject *>octets:
+            return
+    _used = True
+    Py_INCREF(octets)
+    Py_XDECREF(_spares[_next_spare])
+    _spares[_next_spare] = <PyObject *>octets
+    _next_spare = (_next_spare + 1) % _SPARES
+
+
+cpdef bint let_go():
+    """Give memory back that was not of use since the last time this was called. Returns whether some is left."""
+    global _used
+    cdef int at
+    cdef bint left = _used
+    if not _used:
+        for at in range(_SPARES):
+            Py_XDECREF(_spares[at])
+            _spares[at] = NULL
+    _used = False
+    return left
 
 
 cdef class Payload:
@@ -21,6 +91,7 @@ cdef class Payload:
     def __cinit__(self):
         self._octets = None
         self._size = 0
+        self._expected = 0
 
     def __len__(self):
         return self._size
@@ -30,7 +101,7 @@ cdef class Payload:
         cdef PyObject *octets
         cdef Py_ssize_t there
         if self._octets is None:
-            self._octets = PyBytes_FromStringAndSize(NULL, size)
+            self._octets = _allocate(size)
             return 0
         there = PyBytes_GET_SIZE(self._octets)
         if there >= size:
@@ -44,9 +115,14 @@ cdef class Payload:
         Py_XDECREF(octets)
         return 0
 
+    cpdef int expect(self, Py_ssize_t size) except -1:
+        self._expected = min(size, <Py_ssize_t>_LARGEST_SPARE)
+        return 0
+
     cpdef int add(self, bytes piece) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(piece)
-        self._reserve(self._size + size)
+        # What is announced costs nothing; once a fair part is there, it gets the room that it will need.
+        self._reserve(max(self._size + size, self._expected if size >= _FAIR_PART else 0))
         memcpy(PyBytes_AS_STRING(self._octets) + self._size, PyBytes_AS_STRING(piece), size)
         self._size += size
         return 0
@@ -81,6 +157,7 @@ cdef class Payload:
             self._octets = <object>octets
             Py_XDECREF(octets)
         whole = self._octets
+        _spare(whole)
         self._octets = None
         self._size = 0
         return whole

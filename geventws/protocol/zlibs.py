@@ -47,8 +47,8 @@ class Zlib(NamedTuple):
 # What isal's levels 1 to 3 make is about as long as what zlib's levels 1 to 3 make, in two fifths of the time for a message of
 # 1 KiB, in an eighth for one of 64 KiB. It has none that compress more, and its level 0 compresses.
 _ISAL_LEVELS = (1, 2, 3)
-# With more memory than for this level (164 KiB at level 1) it gets no faster for messages of 64 KiB, and with less it takes twice
-# as long.
+# With more memory than for this level (164 KiB at level 1) it gets no faster for messages of 64 KiB; with less it takes
+# twice as long.
 _ISAL_MEMORY_LEVEL = 3
 
 

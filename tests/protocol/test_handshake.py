@@ -159,7 +159,7 @@ def test_another_version_is_answered_with_the_one_that_the_server_speaks(version
 
 
 def test_the_simplest_request_is_read() -> None:
-    assert read() == OpeningRequest(KEY, "example.com", None, [], [], "13")
+    assert read() == OpeningRequest(KEY, "example.com", None, (), (), "13")
 
 
 READ: list[tuple[dict[str, str | None], str, Any]] = [
