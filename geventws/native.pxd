@@ -1,5 +1,43 @@
 # cython: language_level=3
 
+cdef extern from *:
+    """
+    #ifdef __linux__
+    #include <sys/epoll.h>
+    #include <unistd.h>
+    #define HAVE_EPOLL 1
+    #else
+    #define HAVE_EPOLL 0
+    /* Never called. */
+    typedef union { void *ptr; } epoll_data_t;
+    struct epoll_event { unsigned events; epoll_data_t data; };
+    #define EPOLLIN 0
+    #define EPOLL_CLOEXEC 0
+    #define EPOLL_CTL_ADD 0
+    #define EPOLL_CTL_DEL 0
+    #define epoll_create1(flags) (-1)
+    #define epoll_ctl(poller, what, fd, event) (-1)
+    #define epoll_wait(poller, events, most, timeout) (-1)
+    #define dup3(old, new, flags) (-1)
+    #endif
+    """
+    bint HAVE_EPOLL
+    unsigned EPOLLIN
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL
+    ctypedef union epoll_data_t:
+        void *ptr
+    struct epoll_event:
+        unsigned events
+        epoll_data_t data
+    int epoll_create1(int flags) nogil
+    int epoll_ctl(int poller, int what, int fd, epoll_event *event) nogil
+    int epoll_wait(int poller, epoll_event *events, int most, int timeout) nogil
+    int dup3(int old, int new, int flags) nogil
+
+cdef enum:
+    # How many sockets are told of in one go, before the hub looks at anything else.
+    BATCH = 128
+
 cdef class Stream:
     cdef object _socket
     cdef object _fileno
@@ -10,7 +48,40 @@ cdef class Stream:
     cpdef Py_ssize_t send(self, data, bint more=*) except? -1
     cpdef bint pending(self) except? -1
 
+cdef class Poller:
+    cdef object __weakref__
+    cdef int _descriptor
+    cdef object _watcher
+    cdef Py_ssize_t _watched
+    cdef epoll_event _ready[BATCH]
+    cdef int _at
+    cdef int _count
+    cdef list _stopped
+
+    cdef int add(self, Watch watch) except -1
+    cdef int remove(self, Watch watch) except -1
+    cdef object next_receiver(self, hub)
+    cpdef poll(self)
+    cpdef renew(self)
+
+cdef class Watch:
+    cdef object _callback
+    cdef object _hub
+    cdef object _socket
+    cdef int _descriptor
+    cdef Poller _poller
+    cdef object _watcher
+    cdef public bint readable
+    cdef public object receiver
+    cdef readonly bint watching
+
+    cpdef start(self)
+    cpdef stop(self)
+    cpdef close(self)
+    cpdef rest(self)
+    cpdef ready(self)
+
 cpdef object getcurrent()
 cpdef object switch_to_hub(hub)
-cpdef unsigned long thread_ident() noexcept
 cpdef object switch_to(target, value)
+cpdef unsigned long thread_ident() noexcept

@@ -1,6 +1,6 @@
-"""What is asked of the operating system, the thread and greenlet directly: a plain socket's bytes, and switching.
+"""What is asked of the operating system, the thread and greenlet directly: a socket's bytes, its readiness, and switching.
 
-Nothing is waited for here, and nothing decided. Every message comes through here, so there is a compiled twin, `native.pyx`.
+Nothing is decided here. Every message comes through here, so there is a compiled twin, `native.pyx`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gevent.hub import Hub
 from gevent.monkey import get_original
 from greenlet import getcurrent, greenlet
 
-__all__ = ["Stream", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
+__all__ = ["Stream", "Watch", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
 
 # The thread's, also where the process is patched, and `threading.get_ident` is the greenlet's.
 thread_ident: Callable[[], int] = get_original("_thread", "get_ident")
@@ -69,3 +69,65 @@ class Stream:
     def pending(self) -> bool:
         """Whether there may be bytes that the operating system does not tell of, as it has handed them over already."""
         return False
+
+
+class Watch:
+    """Tells when a socket can be read: the greenlet that rests for it, or else `callback`, in the hub.
+
+    It goes on telling until it is stopped, so a connection that receives one message after the other has it running
+    all the time.
+
+    Args:
+        hub: of the thread that the socket is used in.
+        socket: the standard library's own, `_sock` of gevent's.
+        callback: called with nothing. It must not block.
+    """
+
+    __slots__ = ("_callback", "_hub", "_watcher", "readable", "receiver", "watching")
+
+    def __init__(self, hub: Hub, socket: Any, callback: Callable[[], object]) -> None:
+        self._hub = hub
+        self._callback: Callable[[], object] | None = callback
+        self._watcher: Any = hub.loop.io(socket.fileno(), 1)
+        self.watching = False
+        """Whether it is running."""
+        self.readable = False
+        """Whether there may be something to read; for the caller to take back once there is not."""
+        self.receiver: Any = None
+        """The greenlet that rests, or is about to."""
+
+    def start(self) -> None:
+        """Begin to tell."""
+        if not self.watching and self._callback is not None:
+            self.watching = True
+            self._watcher.start(self._ready)
+
+    def stop(self) -> None:
+        """Tell no more."""
+        if self.watching:
+            self.watching = False
+            self._watcher.stop()
+
+    def close(self) -> None:
+        """It is not needed any more. To be called before the socket is closed."""
+        self.stop()
+        self._callback = None
+        self._watcher.close()
+
+    def rest(self) -> Any:
+        """Let others run. Returns what this greenlet is switched to with: the Watch itself if there is something to read.
+
+        Raises gevent's BlockingSwitchOutError in the hub.
+        """
+        return switch_to_hub(self._hub)
+
+    def _ready(self) -> None:
+        if not self.watching:
+            return
+        self.readable = True
+        receiver = self.receiver
+        if receiver is not None:
+            self.receiver = None
+            switch_to(receiver, self)
+        elif self._callback is not None:
+            self._callback()

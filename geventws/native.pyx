@@ -2,19 +2,29 @@
 
 Errors are raised as the socket module raises them. The interpreter is let go of (the GIL) only for what is large: neither
 call waits, and for a short message letting go would cost more than the call.
+
+On Linux all sockets of a hub are watched by one epoll(7) descriptor of their own, which the hub watches: it costs one
+callback for all that are ready, and a greenlet that rests lets the next one of them run without a detour over the hub.
 """
+
+import os
+import weakref
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, errno
 
 from gevent.greenlet import Greenlet
-from gevent.hub import Hub
+from gevent.hub import get_hub
 from greenlet import greenlet
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() noexcept
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
 
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *octets, size_t size, int flags)
@@ -53,7 +63,7 @@ cdef extern from *:
     object current_greenlet()
     object switch_greenlet(greenlet, args)
 
-__all__ = ["Stream", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
+__all__ = ["Stream", "Watch", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
 
 PyGreenlet_Import()
 if _PyGreenlet_API == NULL:
@@ -76,11 +86,13 @@ cpdef object getcurrent():
 
 
 cpdef object switch_to_hub(hub):
+    return switch_greenlet(hub, ()) if _is_plain() else hub.switch()
+
+
+cdef bint _is_plain() except -1:
+    """Not the hub, which must not wait, nor of a class of somebody's own, which may want to be told that it does."""
     kind = type(current_greenlet())
-    if kind is _Greenlet or kind is _RawGreenlet:
-        return switch_greenlet(hub, ())
-    # The hub, which must not wait, or a class of somebody's own, which may want to be told.
-    return hub.switch()
+    return kind is _Greenlet or kind is _RawGreenlet
 
 
 cpdef object switch_to(target, value):
@@ -168,3 +180,162 @@ cdef bint _would_block() except? -1:
         PyErr_SetFromErrno(OSError)
     PyErr_CheckSignals()
     return False
+
+
+cdef class Poller:
+    """The sockets of one hub that are watched. Only for greenlets of that hub's thread."""
+
+    def __cinit__(self):
+        self._descriptor = -1
+        self._stopped = []
+
+    def __init__(self, hub):
+        self._descriptor = epoll_create1(EPOLL_CLOEXEC)
+        if self._descriptor < 0:
+            PyErr_SetFromErrno(OSError)
+        self._watcher = hub.loop.io(self._descriptor, 1)
+
+    def __dealloc__(self):
+        if self._descriptor >= 0:
+            close(self._descriptor)
+
+    cdef int add(self, Watch watch) except -1:
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.ptr = <void *>watch
+        if epoll_ctl(self._descriptor, EPOLL_CTL_ADD, watch._descriptor, &event) < 0:
+            PyErr_SetFromErrno(OSError)
+        if self._watched == 0:
+            # Not while there is nothing to watch: a program that has nothing else to wait for may end.
+            self._watcher.start(self.poll)
+        self._watched += 1
+        Py_INCREF(watch)  # The kernel has a pointer to it now.
+        return 0
+
+    cdef int remove(self, Watch watch) except -1:
+        # A socket that somebody has closed is not watched any more, and its number may be another one's.
+        if watch._socket.fileno() == watch._descriptor:
+            epoll_ctl(self._descriptor, EPOLL_CTL_DEL, watch._descriptor, NULL)
+        if self._at < self._count:
+            # What is ready at this moment still points to it.
+            self._stopped.append(watch)
+        Py_DECREF(watch)
+        self._watched -= 1
+        if self._watched == 0:
+            self._watcher.stop()
+        return 0
+
+    cpdef poll(self):
+        """In the hub: some are ready."""
+        cdef Watch watch
+        if self._at < self._count:
+            return  # Somebody runs the hub's loop within a callback of this.
+        self._count = epoll_wait(self._descriptor, self._ready, BATCH, 0)
+        self._at = 0
+        while self._at < self._count:
+            watch = <Watch>self._ready[self._at].data.ptr
+            self._at += 1
+            try:
+                watch.ready()
+            except BaseException as error:
+                get_hub().handle_error(watch, type(error), error, error.__traceback__)
+        self._count = 0
+        self._stopped.clear()
+
+    cdef object next_receiver(self, hub):
+        """Instead of to the hub, switch to the next greenlet whose socket is ready, if that is what the hub would do next."""
+        cdef Watch watch
+        while self._at < self._count and _is_plain():
+            watch = <Watch>self._ready[self._at].data.ptr
+            if not watch.watching:
+                self._at += 1
+                continue
+            receiver = watch.receiver
+            if receiver is None:
+                break
+            self._at += 1
+            watch.readable = True
+            watch.receiver = None
+            return switch_greenlet(receiver, (watch,))
+        return switch_to_hub(hub)
+
+    cpdef renew(self):
+        """In a forked child: what is watched is the parent's, and so is the descriptor, which both have."""
+        cdef int mine = epoll_create1(EPOLL_CLOEXEC)
+        if mine >= 0:
+            dup3(mine, self._descriptor, EPOLL_CLOEXEC)
+            close(mine)
+        self._at = self._count = 0
+
+
+_pollers = weakref.WeakKeyDictionary()
+
+
+def _renew_all():
+    for poller in list(_pollers.values()):
+        poller.renew()
+
+
+if HAVE_EPOLL:
+    os.register_at_fork(after_in_child=_renew_all)
+
+
+cdef Poller _poller_of(hub):
+    poller = _pollers.get(hub)
+    if poller is None:
+        poller = _pollers[hub] = Poller(hub)
+    return poller
+
+
+cdef class Watch:
+    """Tells when a socket can be read."""
+
+    def __init__(self, hub, socket, callback):
+        self._hub = hub
+        self._socket = socket
+        self._callback = callback
+        self._descriptor = socket.fileno()
+        if HAVE_EPOLL:
+            self._poller = _poller_of(hub)
+        else:
+            self._watcher = hub.loop.io(self._descriptor, 1)
+
+    cpdef start(self):
+        if self.watching or self._callback is None:
+            return
+        if HAVE_EPOLL:
+            self._poller.add(self)
+        else:
+            self._watcher.start(self.ready)
+        self.watching = True
+
+    cpdef stop(self):
+        if not self.watching:
+            return
+        self.watching = False
+        if HAVE_EPOLL:
+            self._poller.remove(self)
+        else:
+            self._watcher.stop()
+
+    cpdef close(self):
+        self.stop()
+        self._callback = None
+        if not HAVE_EPOLL:
+            self._watcher.close()
+
+    cpdef rest(self):
+        if HAVE_EPOLL:
+            return self._poller.next_receiver(self._hub)
+        return switch_to_hub(self._hub)
+
+    cpdef ready(self):
+        if not self.watching:
+            return
+        self.readable = True
+        receiver = self.receiver
+        if receiver is not None:
+            self.receiver = None
+            switch_greenlet(receiver, (self,))
+        elif self._callback is not None:
+            self._callback()

@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 
-from .native cimport Stream, getcurrent, switch_to, switch_to_hub
+from .native cimport Stream, Watch, getcurrent, switch_to
 
 cdef Py_ssize_t _RECV_SMALL, _RECV_LARGE
 
@@ -31,21 +31,21 @@ cdef class GeventTransport(Transport):
     cdef bint _finishing
     cdef object _hub
     cdef object _listener
-    cdef object _read_watcher
-    cdef bint _readable
-    cdef object _receiver
     cdef object _socket
     cdef Stream _stream
     cdef object _unsent
-    cdef bint _watching
+    cdef Watch _watch
     cdef object _write_watcher
     cdef object __weakref__
 
+    @cython.locals(watch=Watch)
+    cpdef wait(self, timeout)
     @cython.locals(size=Py_ssize_t)
     cpdef read(self, Py_ssize_t expected=*)
     @cython.locals(size=Py_ssize_t)
     cpdef Py_ssize_t read_into(self, target) except? -2
     cdef _received(self, Py_ssize_t size)
+    @cython.locals(watch=Watch)
     cdef _wait_readable(self, timeout)
     cpdef _on_readable(self)
     @cython.locals(sent=Py_ssize_t)

@@ -19,7 +19,7 @@ from gevent.monkey import get_original
 from gevent.ssl import SSLSocket
 
 from .exceptions import InvalidState
-from .native import Stream, getcurrent, switch_to, switch_to_hub
+from .native import Stream, Watch, getcurrent, switch_to
 
 __all__ = ["GeventTransport", "Listener", "Transport", "call_in_hub"]
 
@@ -156,10 +156,10 @@ _TIMED_OUT = object()
 class GeventTransport(Transport):
     """A gevent socket (`gevent.socket.socket` or `gevent.ssl.SSLSocket`), whose waiting is done here.
 
-    A read watcher stays started while there is somebody to tell: its callback switches straight to the receiver, without
-    a Waiter and without starting and stopping it for each message. When nobody receives, the listener is told and the
-    watcher stops. Bytes that the socket does not take at once are flushed by a write watcher in the hub, so a sender that
-    is killed or runs out of patience leaves no half frame behind.
+    A watch goes on while there is somebody to tell, and switches straight to the receiver: without a Waiter, and without
+    being started and stopped for each message. When nobody receives, the listener is told and the watch stops. Bytes that
+    the socket does not take at once are flushed by a write watcher in the hub, so a sender that is killed or runs out of
+    patience leaves no half frame behind.
     """
 
     __slots__ = (
@@ -170,13 +170,10 @@ class GeventTransport(Transport):
         "_finishing",
         "_hub",
         "_listener",
-        "_read_watcher",
-        "_readable",
-        "_receiver",
         "_socket",
         "_stream",
         "_unsent",
-        "_watching",
+        "_watch",
         "_write_watcher",
         "backlog",
         "bytes_received",
@@ -191,10 +188,8 @@ class GeventTransport(Transport):
         self._stream = TLSStream(socket) if isinstance(socket, SSLSocket) else Stream(raw)
         self._listener: Listener | None = listener
         self._hub: Hub = socket.hub
-        self._read_watcher: Any = self._hub.loop.io(raw.fileno(), 1)
-        self._watching = False
-        self._readable = self._stream.pending()
-        self._receiver: Any = None
+        self._watch = Watch(self._hub, raw, self._on_readable)
+        self._watch.readable = self._stream.pending()
         self._write_watcher: Any = None
         # Made when first needed, as most peers read what they are sent.
         self._unsent: deque[memoryview] | None = None
@@ -211,27 +206,28 @@ class GeventTransport(Transport):
 
     @property
     def receiving(self) -> bool:
-        return self._receiver is not None
+        return self._watch.receiver is not None
 
     def wait(self, timeout: float | None) -> None:
-        if self._readable:
+        watch = self._watch
+        if watch.readable:
             return
-        if timeout is not None or not self._watching or self._receiver is not None:
+        if timeout is not None or not watch.watching or watch.receiver is not None:
             self._wait_readable(timeout)
             return
-        # The usual case of it: no timer, and the watcher is running.
-        self._receiver = getcurrent()
+        # The usual case of it: no timer, and the watch is running.
+        watch.receiver = getcurrent()
         try:
-            while switch_to_hub(self._hub) is not self:
+            while watch.rest() is not watch:
                 pass
         finally:
-            self._receiver = None
+            watch.receiver = None
 
     def read(self, expected: int = 0) -> bytes | None:
         if self._closed or self._eof or self._finishing:
             return b""
         # A plain socket says itself whether there is more, TLS may hold back what the socket has given it already.
-        self._readable = False
+        self._watch.readable = False
         try:
             data = self._stream.receive(_RECV_LARGE if expected > _RECV_SMALL else _RECV_SMALL)
         except OSError:
@@ -244,7 +240,7 @@ class GeventTransport(Transport):
     def read_into(self, target: memoryview) -> int:
         if self._closed or self._eof or self._finishing:
             return 0
-        self._readable = False
+        self._watch.readable = False
         try:
             size = self._stream.receive_into(target)
         except OSError:
@@ -256,49 +252,55 @@ class GeventTransport(Transport):
     def _received(self, size: int) -> None:
         self.bytes_received += size
         if size:
-            self._readable = self._stream.pending()
+            self._watch.readable = self._stream.pending()
         else:
-            self._eof = self._readable = True
+            self._eof = self._watch.readable = True
 
     def _wait_readable(self, timeout: float | None) -> None:
-        if self._receiver is not None:
+        watch = self._watch
+        if watch.receiver is not None:
             raise InvalidState("another greenlet is already waiting in receive() on this connection")
-        if not self._watching:
-            self.watch()
+        self.watch()
         timer = None
         if timeout is not None:
             timer = self._hub.loop.timer(max(timeout, 0))
             timer.start(self._wake, _TIMED_OUT)
-        self._receiver = getcurrent()
+        watch.receiver = getcurrent()
         try:
             while True:
-                token = switch_to_hub(self._hub)
-                if token is self:
+                token = watch.rest()
+                if token is watch:
                     return
                 if token is _TIMED_OUT:
                     raise TimeoutError("nothing came in time")
         finally:
-            self._receiver = None
+            watch.receiver = None
             if timer is not None:
                 timer.stop()
                 timer.close()
 
     def _wake(self, token: object) -> None:
         """In the hub: switch to the receiver, if there is still one."""
-        receiver = self._receiver
+        receiver = self._watch.receiver
         if receiver is not None:
-            self._receiver = None
+            self._watch.receiver = None
             switch_to(receiver, token)
 
     def watch(self) -> None:
         if self._closed:
             return
-        if not self._watching:
-            self._watching = True
-            self._read_watcher.start(self._on_readable)
-        if self._readable:
+        self._watch.start()
+        if self._watch.readable:
             # The socket will not tell: what there is lies in TLS, or it is the end.
-            self._hub.loop.run_callback(self._on_readable)
+            self._hub.loop.run_callback(self._look)
+
+    def _look(self) -> None:
+        if self._watch.watching:
+            self._watch.readable = True
+            if self._watch.receiver is not None:
+                self._wake(self._watch)
+            else:
+                self._on_readable()
 
     def peer_left(self) -> bool:
         if self._closed:
@@ -308,24 +310,13 @@ class GeventTransport(Transport):
         return bool(poll.poll(0))
 
     def _on_readable(self) -> None:
-        if not self._watching:
-            return
-        self._readable = True
-        receiver = self._receiver
-        if receiver is not None:
-            self._receiver = None
-            switch_to(receiver, self)
-            return
+        """In the hub: there is something to read, and nobody waits for it."""
         if self._discarding:
             self._discard()
             return
-        self._unwatch()
+        self._watch.stop()
         if self._listener is not None:
             self._listener.on_readable()
-
-    def _unwatch(self) -> None:
-        self._watching = False
-        self._read_watcher.stop()
 
     # Writing.
 
@@ -433,11 +424,11 @@ class GeventTransport(Transport):
         if self._closed or self._finishing:
             return
         self._finishing = True
-        self._readable = True  # Whoever comes to recv is told of the end at once.
+        self._watch.readable = True  # Whoever comes to recv is told of the end at once.
         if not self._unsent:
             self._end_stream()
-        if self._receiver is not None:
-            self._hub.loop.run_callback(self._wake, self)
+        if self._watch.receiver is not None:
+            self._hub.loop.run_callback(self._wake, self._watch)
 
     def _end_stream(self) -> None:
         if self._eof:
@@ -475,13 +466,12 @@ class GeventTransport(Transport):
         if self._closed:
             return
         self._closed = True
-        self._unwatch()
-        self._read_watcher.close()
+        self._watch.close()
         self._stop_writing()
         if abort:
             self._abort()
         self._socket.close()
-        self._readable = True  # Whoever comes to recv is told of the end at once.
+        self._watch.readable = True  # Whoever comes to recv is told of the end at once.
         self._hub.loop.run_callback(self._tell_closed)
 
     def _abort(self) -> None:
@@ -496,7 +486,7 @@ class GeventTransport(Transport):
             if listener is not None:
                 listener.on_closed()
         finally:
-            self._wake(self)
+            self._wake(self._watch)
 
 
 def call_in_hub(hub: Hub, function: Callable[..., T], *args: Any) -> T:
