@@ -36,7 +36,7 @@ from .options import DeflateOptions, WebSocketOptions
 from .protocol import State
 from .resource import Resource, WebSocketApplication
 from .server import WebSocketServer
-from .websocket import WebSocket
+from .websocket import WebSocket, broadcast
 
 __all__ = [
     "CloseCode",
@@ -56,5 +56,6 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketOptions",
     "WebSocketServer",
+    "broadcast",
     "compiled",
 ]

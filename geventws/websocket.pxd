@@ -71,6 +71,8 @@ cdef class WebSocketBase:
     cdef _settle(self, Connection connection)
     @cython.locals(connection=Connection, transport=Transport, opcode=int)
     cpdef send(self, message, binary=*)
+    @cython.locals(connection=Connection, transport=Transport)
+    cdef bint _send_shared(self, bytes payload, int opcode, dict frames, Py_ssize_t max_backlog) except? -1
     cdef _wait_for_room(self, Connection connection)
     cdef _wait_until_sent(self, Connection connection)
     @cython.locals(transport=Transport)
@@ -102,3 +104,6 @@ cdef class _Lookout:
 
 @cython.locals(opcode=int)
 cdef tuple _encode(message, binary)
+
+@cython.locals(websocket=WebSocketBase, here="unsigned long", frames=dict, behind=list, elsewhere=dict)
+cpdef list _broadcast(tuple websockets, bytes payload, int opcode, Py_ssize_t max_backlog)

@@ -29,7 +29,16 @@ from .protocol.handshake import OpeningRequest, accept_response, choose_subproto
 from .protocol.payload import let_go
 from .transport import Listener, Transport, call_in_hub
 
-__all__ = ["MSG_ALREADY_CLOSED", "MSG_CLOSED", "MSG_SOCKET_DEAD", "Header", "Upgrade", "WebSocket", "WebSocketError"]
+__all__ = [
+    "MSG_ALREADY_CLOSED",
+    "MSG_CLOSED",
+    "MSG_SOCKET_DEAD",
+    "Header",
+    "Upgrade",
+    "WebSocket",
+    "WebSocketError",
+    "broadcast",
+]
 
 logger = logging.getLogger("geventws.connection")
 
@@ -556,6 +565,20 @@ class WebSocketBase:
         elif not self._flush(connection):
             self._wait_until_sent(connection)
 
+    def _send_shared(self, payload: bytes, opcode: int, frames: dict[object, bytes], max_backlog: int) -> bool:
+        """Send what goes to many, without waiting. False if too much waits for this peer already."""
+        connection, transport = self._connection, self._transport
+        if connection is None or transport is None or connection.state is not _OPEN:
+            return True
+        if connection.queued + transport.backlog > max_backlog:
+            return False
+        connection.send_shared(payload, opcode, frames)
+        if (connection.unparsed or self._messages) and connection.queued < _COALESCED:
+            self._take_turn()
+        else:
+            self._flush_or_drain(connection)
+        return True
+
     def send_frame(self, message: str | bytes, opcode: int) -> None:
         """Send a frame by its opcode, as in gevent-websocket: a message, a ping, a pong, or a Close frame.
 
@@ -935,6 +958,56 @@ class WebSocket(WebSocketBase):
     OPCODE_CLOSE = _CLOSE
     OPCODE_PING = _PING
     OPCODE_PONG = _PONG
+
+
+def broadcast(
+    websockets: Iterable[WebSocketBase],
+    message: str | bytes | bytearray | memoryview,
+    binary: bool | None = None,
+    *,
+    max_backlog: int = 1 << 20,
+) -> list[WebSocketBase]:
+    """Send one message to many. It is encoded, and compressed, once for all whose compression is set up alike.
+
+    Nobody is waited for: a peer that reads slowly gets it later, one that reads nothing for `options.send_timeout` seconds
+    is given up, as in `send`. Connections that are closed, or not accepted yet, are passed over. May be called from any
+    greenlet and any thread, also for connections of other threads. A `send` that a subclass has of its own is not called.
+
+    Args:
+        binary: as in `send`.
+        max_backlog: bytes that may wait for a peer. One for which more are waiting does not get the message.
+
+    Returns:
+        The connections that did not get it because of `max_backlog`. A message is missing there: close them, or send
+        them what they need to catch up.
+
+    Raises:
+        TypeError: `message` is neither `str` nor bytes-like, or one of `websockets` is no WebSocket.
+        ValueError: text that is not Unicode (a lone surrogate), or with binary=False not UTF-8.
+    """
+    payload, opcode = _encode(message, binary)
+    several = tuple(websockets)
+    for websocket in several:
+        if not isinstance(websocket, WebSocketBase):
+            raise TypeError(f"what is broadcast goes to WebSockets; got {websocket!r}")
+    return _broadcast(several, payload, opcode, max_backlog)
+
+
+def _broadcast(
+    websockets: tuple[WebSocketBase, ...], payload: bytes, opcode: int, max_backlog: int
+) -> list[WebSocketBase]:
+    here = thread_ident()
+    frames: dict[object, bytes] = {}
+    behind: list[WebSocketBase] = []
+    elsewhere: dict[Hub, list[WebSocketBase]] = {}
+    for websocket in websockets:
+        if websocket._thread != here:
+            elsewhere.setdefault(websocket._hub, []).append(websocket)
+        elif not websocket._send_shared(payload, opcode, frames, max_backlog):
+            behind.append(websocket)
+    for hub, others in elsewhere.items():
+        behind += call_in_hub(hub, _broadcast, tuple(others), payload, opcode, max_backlog)
+    return behind
 
 
 class _Messages:

@@ -55,6 +55,8 @@ cdef class Connection:
     cdef _fail(self, error)
     cdef _drop_input(self)
     cpdef send_message(self, bytes payload, int opcode)
+    @cython.locals(frame=bytes)
+    cpdef send_shared(self, bytes payload, int opcode, dict frames)
     cdef _send_control(self, int opcode, bytes payload)
     cdef _queue(self, int first, bytes payload)
     cdef _append(self, bytes data)

@@ -406,6 +406,31 @@ class Connection:
             self._append(build_header(_FIN | opcode, len(payload)))
             self._append(payload)
 
+    def send_shared(self, payload: bytes, opcode: int, frames: dict[object, bytes]) -> None:
+        """As `send_message`, for a message that goes to many: the first endpoint of a kind leaves its frame in `frames`."""
+        if self._mask_out:
+            self.send_message(payload, opcode)  # 5.3: each frame has a masking key of its own.
+            return
+        if self.state is not _OPEN:
+            raise self.closed_error()
+        deflate = self._deflate
+        if deflate is not None and len(payload) < deflate.threshold:
+            deflate = None
+        kind = None
+        if deflate is not None:
+            kind = deflate.sending
+            deflate.start_afresh()
+        frame = frames.get(kind)
+        if frame is None:
+            if deflate is None:
+                frame = build_frame(_FIN | opcode, payload)
+            else:
+                frame = build_frame(_FIN | _RSV1 | opcode, deflate.compress(payload))
+                deflate.start_afresh()
+            frames[kind] = frame
+        self.messages_sent += 1
+        self._append(frame)
+
     def send_ping(self, payload: bytes = b"") -> None:
         """Queue a ping. Raises ConnectionClosed unless the state is OPEN, ValueError for more than 125 bytes."""
         self._send_control(_PING, payload)

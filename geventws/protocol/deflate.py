@@ -219,6 +219,18 @@ class Deflate:
                 self._compressor = compressor
         return (compressor.compress(payload) + compressor.flush(Z_SYNC_FLUSH))[:-4]
 
+    @property
+    def sending(self) -> tuple[int, int, int]:
+        """What decides how a message is compressed: codecs that have it in common do it alike when they start afresh."""
+        return self._options.level, self._send_bits, self._options.memory_level
+
+    def start_afresh(self) -> None:
+        """The next message is compressed without reference to earlier ones, which the peer can always read.
+
+        Needed as well after a message that another codec has compressed: this one does not know it, and the peer does.
+        """
+        self._compressor = None
+
     def inflate_whole(self, payload: bytes, limit: int) -> bytes:
         """What the whole payload of a message inflates to; never more than a byte over `limit` is made of it.
 
