@@ -68,6 +68,7 @@ cdef class WebSocketBase:
     @cython.locals(transport=Transport)
     cdef _bound_pongs(self, Py_ssize_t size)
     cdef _measure(self, payload)
+    cdef _keep(self, message)
     cdef _settle(self, Connection connection)
     @cython.locals(connection=Connection, transport=Transport, opcode=int)
     cpdef send(self, message, binary=*)

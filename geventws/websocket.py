@@ -52,6 +52,8 @@ _TEXT, _BINARY, _PING, _PONG, _CLOSE = (
 )
 _OPEN = State.OPEN
 
+# In the place of an empty queue, which would take more than all else that a connection keeps here.
+_NONE: tuple[()] = ()
 # While reading ahead rests, how often it is looked whether the peer has left; and how many messages are then taken in,
 # so that none of them is lost, nor the Close frame behind them.
 _LOOK_FOR_LEAVING = 0.5
@@ -160,7 +162,7 @@ class WebSocketBase:
         self._refusal: str | None = None
         self._id: str | None = None
         # Messages read ahead while nobody received, and when one last came or went.
-        self._messages: deque[str | bytes] = deque()
+        self._messages: deque[str | bytes] | tuple[()] = _NONE
         self._touched = 0.0
         self._paused = False
         self._peer_left = False
@@ -356,6 +358,8 @@ class WebSocketBase:
             self._end_told = True
             return None
         message = self._messages.popleft()
+        if not self._messages:
+            self._messages = _NONE
         self._touched = monotonic()
         if self._paused:
             self._paused = False
@@ -458,8 +462,7 @@ class WebSocketBase:
         while not self._full:
             event = connection.next_event()
             if isinstance(event, str | bytes):
-                self._messages.append(event)
-                self._touched = monotonic()
+                self._keep(event)
                 continue
             if event is not None:
                 self._control(event)
@@ -475,6 +478,12 @@ class WebSocketBase:
             if self._read(connection, transport) == 0:
                 self._lost()
         self._pause()
+
+    def _keep(self, message: str | bytes) -> None:
+        if not self._messages:
+            self._messages = deque()
+        self._messages.append(message)
+        self._touched = monotonic()
 
     def _control(self, event: PingReceived | PongReceived | CloseReceived | str | bytes) -> None:
         """A control frame came in. What the protocol has to answer is sent first, then whoever overrides the hooks is told."""
@@ -674,8 +683,7 @@ class WebSocketBase:
         while not connection.over and not self._full:
             event = connection.next_event()
             if isinstance(event, str | bytes):
-                self._messages.append(event)
-                self._touched = monotonic()
+                self._keep(event)
             elif event is None and not connection.over and self._read(connection, transport) <= 0:
                 break
         connection.data_to_send()  # Nobody is there to get it.
