@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from time import monotonic
@@ -28,7 +27,7 @@ class OpenConnections:
 
     def __init__(self) -> None:
         self._handlers: dict[WebSocket, tuple[str, Any]] = {}
-        self._per_address: Counter[str] = Counter()
+        self._per_address: dict[str, int] = {}
         self.idle: set[Any] = set()
         """Handlers that wait for a first or next request on their TCP connection."""
         self.draining = False
@@ -58,7 +57,7 @@ class OpenConnections:
                 [("Retry-After", "5")],
             )
         per_ip = options.max_connections_per_ip
-        if per_ip is not None and self._per_address[address] >= per_ip:
+        if per_ip is not None and self._per_address.get(address, 0) >= per_ip:
             raise HandshakeError(
                 "429 Too Many Requests",
                 f"{address} has as many WebSockets open as one address may ({per_ip}).",
@@ -73,16 +72,16 @@ class OpenConnections:
     def add(self, websocket: WebSocket, address: str) -> None:
         """Count a connection, whose handler is the current greenlet."""
         self._handlers[websocket] = (address, gevent.getcurrent())
-        self._per_address[address] += 1
+        self._per_address[address] = self._per_address.get(address, 0) + 1
 
     def remove(self, websocket: WebSocket) -> None:
         """Forget a connection. Nothing if it is not there."""
-        if websocket not in self._handlers:
+        address, _ = self._handlers.pop(websocket, (None, None))
+        if address is None:
             return
-        address, _ = self._handlers.pop(websocket)
-        self._per_address[address] -= 1
-        if not self._per_address[address]:
-            del self._per_address[address]
+        left = self._per_address.pop(address) - 1
+        if left:
+            self._per_address[address] = left
 
     def drain(self, timeout: float, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
         """Refuse new connections, close all with `code`, and wait for their handlers to end.

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from flask import Blueprint, Flask, Response, current_app, request, session
+from flask import Blueprint, Flask, Request, Response, current_app, request, session
 from flask.blueprints import BlueprintSetupState
 from flask.ctx import AppContext
+from flask.sessions import SecureCookieSessionInterface
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, RuleFactory
+from werkzeug.wsgi import ClosingIterator
 
 from .codes import CloseCode
 from .exceptions import ConnectionClosed, HandshakeError
@@ -77,7 +81,7 @@ class Sockets:
         """
         if not isinstance(app, Flask):
             raise TypeError(f"Sockets is for a Flask application; got {app!r}")
-        _options(app, WebSocketOptions(), {})
+        WebSocketOptions(**_configured(app))
         self._app = weakref.ref(app)
         app.extensions["geventws"] = self
         for name, converter in self._url_map.converters.items():
@@ -222,12 +226,15 @@ class _WebSocketView:
 
     def __call__(self, **values: Any) -> Any:
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # a proxy's own method
-        ws = _websocket_of_request()
+        opening: Request = request._get_current_object()  # type: ignore[attr-defined]  # a proxy's own method
+        ws = _websocket_of(opening)
         response = None
         try:
-            self._answer_handshake(app, ws)
+            self._answer_handshake(app, opening, ws)
+            view = app.ensure_sync(self.view) if self._is_async else self.view
             with _surroundings(ws.options):
-                response = app.ensure_sync(self.view)(ws, **values)
+                # A plain call where it can be: one with `**` keeps half a KiB of C stack for as long as the view runs.
+                response = view(ws, **values) if values else view(ws)
             if ws.state is State.CONNECTING and response is None:
                 ws.accept()  # It returned without a word: that is no refusal.
         except ConnectionClosed as error:
@@ -251,13 +258,18 @@ class _WebSocketView:
             _leave_message_context(ws, sys.exc_info()[1])
         if ws.state is State.CONNECTING:
             return response  # The view, or what it is decorated with, answers with HTTP: a redirect to the login, say.
-        return Response()  # Flask wants one. The connection is accepted, so it goes nowhere.
+        return _AcceptedResponse()
 
-    def _answer_handshake(self, app: Flask, ws: WebSocket) -> None:
+    @functools.cached_property
+    def _is_async(self) -> bool:
+        # As Flask finds it out, which takes a while.
+        return inspect.iscoroutinefunction(self.view)
+
+    def _answer_handshake(self, app: Flask, opening: Request, ws: WebSocket) -> None:
         if ws.state is not State.CONNECTING:
             return  # `before_request` has been there.
-        settings = getattr(request.url_rule, _SETTINGS, _Settings())
-        ws.options = _options(app, ws.options, settings.changes)
+        settings: _Settings = getattr(opening.url_rule, _SETTINGS, _NO_SETTINGS)
+        ws.options = settings.options(app, ws.options)
         state = session._get_current_object()  # type: ignore[attr-defined]  # a proxy's own method
         ws.before_accept = functools.partial(_session_cookies, app, state)
         if settings.accept:
@@ -280,8 +292,19 @@ def _failed(app: Flask, ws: WebSocket, error: Exception) -> None:
         app.log_exception(sys.exc_info())
 
 
-def _websocket_of_request() -> WebSocket:
-    ws = request.environ.get("wsgi.websocket")
+class _AcceptedResponse(Response):
+    """What Flask wants of a view. The connection is accepted, so it goes nowhere; only its end is of interest."""
+
+    def __init__(self) -> None:
+        super().__init__(headers=Headers([("Content-Type", "text/html; charset=utf-8")]))
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response(self.status, self.headers.to_wsgi_list())
+        return ClosingIterator((), self.close)
+
+
+def _websocket_of(opening: Request) -> WebSocket:
+    ws = opening.environ.get("wsgi.websocket")
     if isinstance(ws, WebSocket):
         return ws
     raise RuntimeError(
@@ -296,17 +319,25 @@ def _refusal(error: HandshakeError) -> Response:
 
 def _session_cookies(app: Flask, state: Any) -> list[tuple[str, str]]:
     """The `Set-Cookie` fields that carry changes of the session."""
+    sessions = app.session_interface
+    if sessions.is_null_session(state):
+        return []
+    cookies_only = type(sessions).save_session is SecureCookieSessionInterface.save_session
+    if cookies_only and not sessions.should_set_cookie(app, state):
+        return []
     response = app.response_class()
-    if not app.session_interface.is_null_session(state):
-        app.session_interface.save_session(app, state, response)
+    sessions.save_session(app, state, response)
     return [("Set-Cookie", cookie) for cookie in response.headers.getlist("Set-Cookie")]
 
 
 # Options.
 
 
-def _options(app: Flask, options: WebSocketOptions, changes: dict[str, Any]) -> WebSocketOptions:
-    """`options` as `app`'s configuration, and then `changes`, would have them."""
+def _configured(app: Flask) -> dict[str, Any]:
+    """The options in `app`'s configuration. Raises ValueError for a key that is none."""
+    # Nobody tells when the configuration changes: this is looked at for every connection.
+    if _CONFIG_PREFIX not in " ".join(app.config):
+        return {}
     configured = {}
     for key, value in app.config.get_namespace(_CONFIG_PREFIX).items():
         name = f"{_CONFIG_PREFIX}{key.upper()}"
@@ -315,18 +346,20 @@ def _options(app: Flask, options: WebSocketOptions, changes: dict[str, Any]) -> 
             raise ValueError(f"{name} is not an option of WebSockets; there are: {known}")
         _refuse_server_options(name, {key})
         configured[key] = value
-    return options.replace(**configured).replace(**changes)
+    return configured
 
 
 _SETTINGS = "geventws_settings"
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Settings:
     """What a route says about its connections; kept as an attribute of its rule."""
 
     accept: bool = True
     changes: dict[str, Any] = field(default_factory=dict)
+    # What `options` has found last, and what of.
+    _found: tuple[WebSocketOptions, str, WebSocketOptions] | None = None
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> _Settings:
@@ -335,6 +368,23 @@ class _Settings:
         _refuse_server_options("The option of the route", changes.keys())
         WebSocketOptions(**changes)
         return cls(options.get("accept", True), changes)
+
+    def options(self, app: Flask, given: WebSocketOptions) -> WebSocketOptions:
+        """The server's options, as `app`'s configuration, and then the route, would have them."""
+        configured = _configured(app)
+        if not configured and not self.changes:
+            return given
+        # Not the values themselves: a list of them may have grown meanwhile.
+        text = repr(configured)
+        found = self._found
+        if found is not None and found[0] is given and found[1] == text:
+            return found[2]
+        options = given.replace(**configured).replace(**self.changes)
+        self._found = (given, text, options)
+        return options
+
+
+_NO_SETTINGS = _Settings()
 
 
 def _refuse_server_options(what: str, names: Collection[str]) -> None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import lru_cache
 from http.client import HTTPException
 from types import TracebackType
 from typing import Any, TypeVar
 
-from gevent import GreenletExit, Timeout
-from gevent.pywsgi import WSGIHandler
+from gevent import GreenletExit, Timeout, pywsgi
+from gevent.pywsgi import OldMessage, WSGIHandler
 
 from .codes import CloseCode
 from .connections import OpenConnections
@@ -37,6 +39,91 @@ HandlerClass = TypeVar("HandlerClass", bound="WebSocketHandler")
 
 _REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _TOO_MANY_HEADERS = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+# A line of a head as nearly all are. What has other characters in its name, is folded, or ends otherwise, does not fit.
+_FIELD = re.compile(r"^([!#$%&'*+.^`|~0-9A-Za-z_-]{1,64}):[\t ]*([^\r\n]*)\r\n", re.MULTILINE)
+# Above it `http.client` counts; browsers send about twenty.
+_MOST_FIELDS = 60
+
+# What pywsgi has for a log that nobody wants.
+_NoLog: Any = getattr(pywsgi, "_NoopLog", ())
+
+
+def _read_fields(head: str) -> list[tuple[str, str]] | None:
+    """The header fields in these lines, as `http.client` reads them. None where it takes more care than here is taken."""
+    fields = _FIELD.findall(head)
+    return fields if 0 < len(fields) == head.count("\n") <= _MOST_FIELDS else None
+
+
+@lru_cache(256)
+def _environ_key(name: str) -> str:
+    """A header field's key in the environ: made once, and shared by the environs of all connections."""
+    key = name.upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+
+
+class _Fields(OldMessage):
+    """pywsgi's header fields, looked up faster as long as nobody changes them."""
+
+    def __init__(self, fields: list[tuple[str, str]]) -> None:
+        super().__init__()
+        self._headers = fields  # Where the parser would have put them.
+        self._first: dict[str, str] | None = {name.lower(): value for name, value in reversed(fields)}
+
+    def get(self, name: str, failobj: Any = None) -> Any:
+        if self._first is None:
+            return super().get(name, failobj)
+        return self._first.get(name.lower(), failobj)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._first = None
+        super().__setitem__(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        self._first = None
+        super().__delitem__(name)
+
+    def replace_header(self, name: str, value: Any) -> None:
+        self._first = None
+        super().replace_header(name, value)
+
+    @property
+    def untouched(self) -> bool:
+        return self._first is not None
+
+    def for_environ(self) -> list[tuple[str, str]]:
+        # A name with an underscore could pass for another one with a hyphen, which a proxy has checked.
+        return [
+            (key, value.strip())
+            for name, value in self._headers
+            if "_" not in name and (key := _environ_key(name)).startswith("HTTP_")
+        ]
+
+
+class _Incoming(io.RawIOBase):
+    """What `rfile` reads from: the socket. As what `makefile` would make, with less in between."""
+
+    def __init__(self, socket: Any) -> None:
+        self._sock = socket
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        number: int = self._sock.fileno()
+        return number
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            read: int = self._sock.recv_into(buffer)
+        except BlockingIOError:
+            return None  # The socket's timeout is 0, and nothing is there.
+        return read
+
+
+def _nothing(buffer: object) -> None:
+    """In the place of `readinto`, where there is nothing more to read."""
 
 
 class Client:
@@ -78,6 +165,7 @@ class WebSocketHandler(WSGIHandler):
     application: Any
     environ: Any
     rfile: Any
+    socket: Any
     wsgi_input: Any
     command: Any
     request_version: Any
@@ -87,7 +175,6 @@ class WebSocketHandler(WSGIHandler):
     _upgraded = False
     _head_timer: Timeout | None = None
     _head_begun = False
-    _first_request = True
 
     @classmethod
     def configured(
@@ -102,7 +189,36 @@ class WebSocketHandler(WSGIHandler):
             raise TypeError(f"options are a WebSocketOptions; got {options!r}. Single ones are given by their names.")
         return type(cls.__name__, (cls,), {"options": (options or cls.options).replace(**changes)})
 
+    def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
+        rfile = rfile or io.BufferedReader(_Incoming(sock))
+        super().__init__(sock, address, server, rfile)  # type: ignore[call-arg]  # not in gevent's stubs
+
     # The head of the request.
+
+    def MessageClass(self, reader: Any, *arguments: Any) -> Any:  # noqa: N802 (pywsgi's name)
+        """From pywsgi: read the header fields, which end the head."""
+        head = reader.peek(1)
+        end = head.find(b"\r\n\r\n") + 2
+        fields = _read_fields(head[:end].decode("latin-1"))
+        if fields is not None:
+            reader.read(end + 2)
+            message: OldMessage = _Fields(fields)
+        else:
+            message = super().MessageClass(reader, *arguments)
+        self._stop_head_timer()
+        return message
+
+    def _headers(self) -> Iterable[tuple[str, str]]:
+        """From pywsgi: the header fields for the environ."""
+        if isinstance(self.headers, _Fields) and self.headers.untouched:
+            return self.headers.for_environ()
+        fields: Iterable[tuple[str, str]] = super()._headers()  # type: ignore[misc]  # not in gevent's stubs
+        return fields
+
+    def _check_http_version(self) -> bool:
+        if self.request_version == "HTTP/1.1":
+            return True
+        return bool(super()._check_http_version())  # type: ignore[misc]  # not in gevent's stubs
 
     def handle(self) -> None:
         """From the server: handle a TCP connection until its end."""
@@ -128,35 +244,48 @@ class WebSocketHandler(WSGIHandler):
             self._stop_head_timer()
 
     def read_requestline(self) -> str:
-        seconds = self.options.handshake_timeout
-        self._head_begun = False
-        self._head_timer = None
-        if seconds is not None and self._first_request:
-            self._head_timer = Timeout.start_new(seconds)
-        idle = OpenConnections.of(self.server).idle
-        idle.add(self)
-        try:
-            if not self.rfile.peek(1):
+        head = self._peek_now() or self._wait_for_head()
+        if b"\r\n\r\n" not in head:
+            if not head:
                 return ""
-        finally:
-            idle.discard(self)
-        self._head_begun = True
-        if seconds is not None and self._head_timer is None:
-            # Between two requests a client may keep the connection as long as it likes.
-            self._head_timer = Timeout.start_new(seconds)
-        self._first_request = False
+            self._head_begun = True
+            self._start_head_timer()
         line: str = super().read_requestline()
         return line
 
-    def read_request(self, raw_requestline: str) -> Any:
+    def _peek_now(self) -> bytes:
+        """What is there of the next request already, nearly always all of its head: then nothing has to be timed."""
+        socket = self.socket
+        timeout = socket.gettimeout()
+        socket.settimeout(0.0)
         try:
-            return super().read_request(raw_requestline)
+            head: bytes = self.rfile.peek(1)
+        except OSError:
+            return b""  # TLS has an error of its own for "nothing yet"; a real one comes again to who waits.
         finally:
-            self._stop_head_timer()
+            socket.settimeout(timeout)
+        return head
+
+    def _wait_for_head(self) -> bytes:
+        if self.requestline is None:
+            # It is the first. Between two requests a client may keep the connection as long as it likes.
+            self._start_head_timer()
+        idle = OpenConnections.of(self.server).idle
+        idle.add(self)
+        try:
+            head: bytes = self.rfile.peek(1)
+        finally:
+            idle.discard(self)
+        return head
+
+    def _start_head_timer(self) -> None:
+        if self._head_timer is None and self.options.handshake_timeout is not None:
+            self._head_timer = Timeout.start_new(self.options.handshake_timeout)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.close()
+            self._head_timer = None
 
     def _handle_client_error(self, ex: BaseException) -> Any:
         if isinstance(ex, HTTPException):
@@ -206,8 +335,7 @@ class WebSocketHandler(WSGIHandler):
             self._leave()
 
     def _header(self, name: str) -> str | None:
-        prefix = "" if name in ("content-length", "content-type") else "HTTP_"
-        value: str | None = self.environ.get(prefix + name.upper().replace("-", "_"))
+        value: str | None = self.environ.get(_environ_key(name))
         return value
 
     def _make_websocket(self, request: OpeningRequest) -> WebSocket:
@@ -288,19 +416,19 @@ class WebSocketHandler(WSGIHandler):
     def _take_read_ahead(self) -> bytes:
         """The bytes that came in behind the request. The reader goes, with its buffer: the transport reads from now on."""
         reader = self.rfile
-        try:
-            read_ahead: bytes = reader.read1(io.DEFAULT_BUFFER_SIZE) or b""
-        except OSError:
-            read_ahead = b""  # There were none, and TLS says so with an error of its own.
+        reader.raw.readinto = _nothing  # What is still in the socket is the transport's.
+        read_ahead: bytes = reader.read1(io.DEFAULT_BUFFER_SIZE)
         self.rfile = self.wsgi_input.rfile = self.environ["wsgi.input"] = io.BytesIO()
         reader.close()
+        self.headers = WSGIHandler.headers  # None: as long as the connection lasts, they are in the environ.
         return read_ahead
 
     # The application.
 
     def _call_application(self, websocket: WebSocket) -> None:
         try:
-            self._run_to_the_end(websocket)
+            with self._surroundings(websocket, bool(self.options.cooperative)):
+                self._run_to_the_end(websocket)
         except HandshakeError as error:
             if self._upgraded:
                 self._failed(websocket)
@@ -326,10 +454,6 @@ class WebSocketHandler(WSGIHandler):
             websocket.close()
 
     def _run_to_the_end(self, websocket: WebSocket) -> None:
-        with self._surroundings(websocket, bool(self.options.cooperative)):
-            self._run_inside(websocket)
-
-    def _run_inside(self, websocket: WebSocket) -> None:
         try:
             self.result = self.application(self.environ, self.start_response)
             if self.result is None and self._upgraded:
@@ -354,14 +478,16 @@ class WebSocketHandler(WSGIHandler):
             return
         websocket.hang_up()
         OpenConnections.of(self.server).remove(websocket)
-        self._forget_client(websocket)
+        if self._upgraded:
+            self.socket = None  # It is closed: pywsgi need not try it.
         if self.environ is not None:
             self.environ["wsgi.websocket"] = None
 
     def _forget_client(self, websocket: WebSocket) -> None:
-        client = self._clients.get(self._client_key)
+        clients, key = self._clients, self._client_key
+        client = clients.get(key)
         if client is not None and client.ws is websocket:
-            del self._clients[self._client_key]
+            del clients[key]
 
     # What programs written for gevent-websocket look at.
 
@@ -388,6 +514,11 @@ class WebSocketHandler(WSGIHandler):
         return logger
 
     # The access log.
+
+    def log_request(self) -> None:
+        # For a log that nobody wants no line is made either.
+        if not isinstance(self.server.log, _NoLog):
+            super().log_request()
 
     def format_request(self) -> str:
         """The line for the access log; for a WebSocket, when it has ended, with its close code and what went through it."""

@@ -1724,6 +1724,16 @@ def test_options_come_from_the_server_then_the_configuration_then_the_route(
     assert limit(served, "/small") == 4
 
 
+def test_a_list_in_the_configuration_may_grow_later(app: Flask, sockets: Sockets, serve: Any) -> None:
+    app.config["GEVENTWS_ORIGINS"] = hosts = ["friends.example"]
+    sockets.route("/hello")(says("hello"))
+    served = serve(app)
+    assert first_text(served, "/hello", Origin="https://friends.example") == "hello"
+    assert answer(served, "/hello", Origin="https://new.example").status == 403
+    hosts.append("new.example")
+    assert first_text(served, "/hello", Origin="https://new.example") == "hello"
+
+
 def test_a_page_of_another_site_is_refused_with_a_body_that_says_why(
     app: Flask, sockets: Sockets, serve: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1905,3 +1915,23 @@ def test_a_server_without_websockets_gives_a_clear_error_in_the_log_and_none_to_
         assert b"geventws" not in response.data
     assert "does not carry WebSockets" in str(only_traceback(caplog))
     assert "python -m geventws serve" in str(only_traceback(caplog))
+
+
+def test_what_waits_for_the_end_of_the_response_is_told_when_the_view_has_returned(
+    app: Flask, sockets: Sockets, serve: Any
+) -> None:
+    told: list[str] = []
+
+    @app.after_request
+    def after(response: Any) -> Any:
+        told.append(f"{response.status} {response.mimetype}")
+        response.call_on_close(lambda: told.append("closed"))
+        return response
+
+    @sockets.route("/view")
+    def view(ws: Any) -> None:
+        ws.send("hello")
+        told.append("view")
+
+    assert first_text(serve(app), "/view") == "hello"
+    wait_until(lambda: told == ["view", "200 OK text/html", "closed"])

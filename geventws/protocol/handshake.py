@@ -6,13 +6,13 @@ The server's side is `read_request` (is this a valid opening handshake?) and `ac
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import re
+from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha1
 from ipaddress import IPv6Address
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ..exceptions import HandshakeError
@@ -35,6 +35,8 @@ VERSION = "13"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# 16 bytes in base64.
+_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _QUOTED = re.compile(r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t\x20-\x7e])*)"')
 # Fields that the handshake itself writes, or that RFC 9110 forbids on a 101.
@@ -44,8 +46,7 @@ Header = Callable[[str], "str | None"]
 """Gives the value of a request's header field by its name in lower case; repeated fields joined by commas."""
 
 
-@dataclass(frozen=True)
-class OpeningRequest:
+class OpeningRequest(NamedTuple):
     """A valid opening handshake of a client."""
 
     key: str
@@ -59,11 +60,15 @@ class OpeningRequest:
 
 def wants_websocket(upgrade: str | None) -> bool:
     """Whether a request with this `Upgrade` field asks for a WebSocket: a list of tokens, in any case (section 4.2.1)."""
-    return upgrade is not None and "websocket" in _tokens(upgrade)
+    return _names("websocket", upgrade)
 
 
-def _tokens(value: str) -> list[str]:
-    return [token.strip().lower() for token in value.split(",")]
+def _names(token: str, value: str | None) -> bool:
+    """Whether a field that is a list of tokens, in any case, has this one."""
+    if value is None:
+        return False
+    value = value.lower()
+    return value == token or token in [name.strip() for name in value.split(",")]
 
 
 def read_request(method: str, http_version: str, header: Header) -> OpeningRequest:
@@ -91,7 +96,7 @@ def read_request(method: str, http_version: str, header: Header) -> OpeningReque
         raise _bad_request("The Host header field is missing.")
     if not wants_websocket(header("upgrade")):
         raise _bad_request("The Upgrade header field does not name websocket.")
-    if "upgrade" not in _tokens(header("connection") or ""):
+    if not _names("upgrade", header("connection")):
         raise _bad_request(
             "The Connection header field does not name Upgrade. If there is a proxy in between, it has to pass it on."
         )
@@ -105,7 +110,7 @@ def read_request(method: str, http_version: str, header: Header) -> OpeningReque
             [("Sec-WebSocket-Version", VERSION), ("Upgrade", "websocket")],
         )
     key = (header("sec-websocket-key") or "").strip()
-    if not _is_key(key):
+    if not _KEY.fullmatch(key):
         raise _bad_request("Sec-WebSocket-Key is not 16 bytes in base64.")
     return OpeningRequest(
         key,
@@ -120,16 +125,9 @@ def _bad_request(message: str) -> HandshakeError:
     return HandshakeError("400 Bad Request", message)
 
 
-def _is_key(key: str) -> bool:
-    try:
-        return len(key) == 24 and len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        return False
-
-
-def _read_subprotocols(value: str | None) -> list[str]:
+def _read_subprotocols(value: str | None) -> Sequence[str]:
     if value is None:
-        return []
+        return ()
     # RFC 9110 section 5.6.1.2: empty elements of a list do not count.
     names = [name.strip() for name in value.split(",") if name.strip(" \t")]
     if not names or not all(_TOKEN.fullmatch(name) for name in names):
@@ -140,10 +138,10 @@ def _read_subprotocols(value: str | None) -> list[str]:
     return names
 
 
-def _read_extensions(value: str | None) -> list[tuple[str, Parameters]]:
+def _read_extensions(value: str | None) -> Sequence[tuple[str, Parameters]]:
     """Section 9.1: `name; parameter; parameter=value, name ...`, where a value may be quoted."""
     if value is None:
-        return []
+        return ()
     extensions: list[tuple[str, Parameters]] = []
     scan = _Scanner(value)
     while True:
@@ -257,7 +255,11 @@ def _matches(origin: str, host: str | None, entry: str) -> bool:
 
 def choose_subprotocol(offered: Sequence[str], supported: Sequence[str]) -> str | None:
     """The first of the server's `supported` subprotocols that the client offered; None if there is none in common."""
-    return next((name for name in supported if name in offered), None)
+    if offered:
+        for name in supported:
+            if name in offered:
+                return name
+    return None
 
 
 def negotiate(request: OpeningRequest, options: DeflateOptions | None) -> tuple[Agreement, str] | None:
@@ -274,7 +276,7 @@ def negotiate(request: OpeningRequest, options: DeflateOptions | None) -> tuple[
 
 def accept_value(key: str) -> str:
     """What proves to the client that its handshake was understood (section 4.2.2, step 5.4)."""
-    return base64.b64encode(hashlib.sha1(key.encode("ascii") + _GUID).digest()).decode("ascii")
+    return b2a_base64(sha1(key.encode("ascii") + _GUID).digest(), newline=False).decode("ascii")
 
 
 def accept_response(
@@ -371,7 +373,7 @@ class ClientHandshake:
         if status != 101:
             raise HandshakeError(str(status), f"the server refused the opening handshake with status {status}")
         upgrade = (header("upgrade") or "").strip().lower()
-        if upgrade != "websocket" or "upgrade" not in _tokens(header("connection") or ""):
+        if upgrade != "websocket" or not _names("upgrade", header("connection")):
             raise _bad_response("the server's answer does not upgrade the connection to websocket")
         if (header("sec-websocket-accept") or "").strip() != accept_value(self.key):
             raise _bad_response("the server's Sec-WebSocket-Accept does not answer our key")

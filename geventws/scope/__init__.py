@@ -54,11 +54,11 @@ class cooperative(ContextDecorator):  # noqa: N801 (used like a function)
         self._entered: list[Any] = []
 
     def __enter__(self) -> cooperative:
-        if install():
-            self._entered.append(enter())
+        entered = None
+        if _installation is not None or install():
+            entered = enter()
             drivers.entered()
-        else:
-            self._entered.append(None)
+        self._entered.append(entered)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -34,9 +34,11 @@ def enter() -> Any:
     """Put the running greenlet into a scope. Returns what `leave` needs."""
     greenlet: Any = getcurrent()
     before = getattr(greenlet, "spawn_tree_locals", None)
-    if before is None or MARK not in before:
+    if not before:
+        greenlet.spawn_tree_locals = {MARK: True}
+    elif MARK not in before:
         # A copy: the dict is shared with the greenlet that spawned this one and with all its other children.
-        greenlet.spawn_tree_locals = {**(before or {}), MARK: True}
+        greenlet.spawn_tree_locals = {**before, MARK: True}
     return greenlet, before
 
 
