@@ -37,6 +37,7 @@ cdef extern from *:
 cdef enum:
     # How many sockets are told of in one go, before the hub looks at anything else.
     BATCH = 128
+    SCRATCH = 64 * 1024
 
 cdef class Stream:
     cdef object _socket

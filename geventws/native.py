@@ -13,7 +13,7 @@ from gevent.hub import Hub
 from gevent.monkey import get_original
 from greenlet import getcurrent, greenlet
 
-__all__ = ["Stream", "Watch", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
+__all__ = ["USUAL_READ", "Stream", "Watch", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
 
 # The thread's, also where the process is patched, and `threading.get_ident` is the greenlet's.
 thread_ident: Callable[[], int] = get_original("_thread", "get_ident")
@@ -24,6 +24,9 @@ switch_to_hub: Callable[[Hub], Any] = Hub.switch
 
 switch_to: Callable[[greenlet, Any], Any] = greenlet.switch
 """Let this greenlet run, and have its own waiting return the value given."""
+
+USUAL_READ = 16 * 1024
+"""How many bytes to ask for where it is not known how many come: enough for most messages. Asking for more costs memory."""
 
 _MSG_MORE = getattr(socket, "MSG_MORE", 0)
 

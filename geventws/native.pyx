@@ -63,7 +63,7 @@ cdef extern from *:
     object current_greenlet()
     object switch_greenlet(greenlet, args)
 
-__all__ = ["Stream", "Watch", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
+__all__ = ["USUAL_READ", "Stream", "Watch", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
 
 PyGreenlet_Import()
 if _PyGreenlet_API == NULL:
@@ -72,10 +72,11 @@ if _PyGreenlet_API == NULL:
 # From this many bytes on other threads may run meanwhile.
 cdef enum:
     _LONG = 16 * 1024
-    # What is received lies here for a moment, until it is known how much it is: one for all, as the GIL is held.
-    _SCRATCH = 64 * 1024
 
-cdef char _scratch[_SCRATCH]
+# What is received lies here for a moment, until it is known how much it is: one for all, as the GIL is held.
+cdef char _scratch[SCRATCH]
+
+USUAL_READ = SCRATCH
 
 cdef type _Greenlet = Greenlet
 cdef type _RawGreenlet = greenlet
@@ -117,8 +118,8 @@ cdef class Stream:
     cpdef object receive(self, Py_ssize_t size):
         cdef int fd = self._descriptor()
         cdef Py_ssize_t received
-        if size > _SCRATCH:
-            size = _SCRATCH
+        if size > SCRATCH:
+            size = SCRATCH
         while True:
             received = recv(fd, _scratch, size, MSG_DONTWAIT)
             if received >= 0:

@@ -29,7 +29,8 @@ class WebSocketOptions:
 
     compression: bool | DeflateOptions = False
     """True compresses messages (permessage-deflate) for peers that offer it; a `DeflateOptions` says how. Off by default:
-    it costs CPU and memory (see `DeflateOptions`), and a secret sent beside text of an attacker's choice can leak by its size."""
+    it costs CPU and memory (see `DeflateOptions`), and a secret sent beside text of an attacker's choice can leak by its
+    size."""
 
     subprotocols: Sequence[str] = ()
     """Subprotocols that the application speaks, the preferred one first. The first that the client offers too is chosen."""

@@ -3,7 +3,7 @@ cimport cython
 
 from .native cimport Stream, Watch, getcurrent, switch_to
 
-cdef Py_ssize_t _RECV_SMALL, _RECV_LARGE
+cdef Py_ssize_t _LARGE_READ, _USUAL_READ
 
 cdef class Transport:
     cdef readonly long long bytes_received

@@ -19,7 +19,7 @@ from gevent.monkey import get_original
 from gevent.ssl import SSLSocket
 
 from .exceptions import InvalidState
-from .native import Stream, Watch, getcurrent, switch_to
+from .native import USUAL_READ, Stream, Watch, getcurrent, switch_to
 
 __all__ = ["GeventTransport", "Listener", "Transport", "call_in_hub"]
 
@@ -35,22 +35,22 @@ _POLLRDHUP = getattr(select, "POLLRDHUP", 0)
 
 _NO_LINGER = struct.pack("ii", 1, 0)
 
-# What one recv asks for: enough for most messages, more inside a large one, so that it takes fewer calls. Not always
-# more: 256 KiB of the smallest frames are 40,000 events, and others would have to wait for all of them.
-_RECV_SMALL = 16 * 1024
-_RECV_LARGE = 256 * 1024
+# What one read asks for inside a large message, so that it takes fewer calls. Not always: 256 KiB of the smallest frames
+# are 40,000 events, and others would have to wait for all of them.
+_LARGE_READ = 256 * 1024
+_USUAL_READ = USUAL_READ
 # How often a thread looks whether the thread it waits for is still there.
 _PATIENCE = 1.0
 
 
 class Listener(Protocol):
-    """Who is told what happens on a transport. Both are called in the hub and must not block."""
+    """Who is told what happens on a transport. Neither may block."""
 
     def on_readable(self) -> None:
-        """There is something to read and nobody waits for it. Told once; `watch` asks to be told again."""
+        """In the hub: there is something to read and nobody waits for it. Told once; `watch` asks to be told again."""
 
     def on_closed(self) -> None:
-        """TCP is closed."""
+        """In the hub, or in the greenlet that closes: TCP is closed."""
 
 
 class Transport:
@@ -229,7 +229,7 @@ class GeventTransport(Transport):
         # A plain socket says itself whether there is more, TLS may hold back what the socket has given it already.
         self._watch.readable = False
         try:
-            data = self._stream.receive(_RECV_LARGE if expected > _RECV_SMALL else _RECV_SMALL)
+            data = self._stream.receive(_LARGE_READ if expected > _USUAL_READ else _USUAL_READ)
         except OSError:
             data = b""
         if data is None:
@@ -453,7 +453,7 @@ class GeventTransport(Transport):
     def _discard(self) -> None:
         try:
             # The raw socket: after the notice above TLS reads no more.
-            while self._socket._sock.recv(_RECV_LARGE):
+            while self._socket._sock.recv(_LARGE_READ):
                 pass
         except BlockingIOError:
             return
@@ -472,7 +472,11 @@ class GeventTransport(Transport):
             self._abort()
         self._socket.close()
         self._watch.readable = True  # Whoever comes to recv is told of the end at once.
-        self._hub.loop.run_callback(self._tell_closed)
+        if self._watch.receiver is None and not self._drainers:
+            self._tell_closed()
+        else:
+            # Those who wait are switched to, which only the hub can do and come back.
+            self._hub.loop.run_callback(self._tell_closed)
 
     def _abort(self) -> None:
         # Linger for no time: what the kernel holds for a peer that does not read is dropped with a reset.

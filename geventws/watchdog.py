@@ -22,9 +22,12 @@ from gevent import getcurrent
 from gevent._monitor import PeriodicMonitoringThread
 from gevent.hub import Hub, get_hub
 
-from .scope import dispatch
+from .scope import calling, functions
 
 __all__ = ["Watchdog", "watched"]
+
+# Where calls go through that may block outside a scope.
+_DISPATCHERS = (calling.__file__, functions.__file__)
 
 logger = logging.getLogger("geventws.watchdog")
 
@@ -136,6 +139,6 @@ class Watchdog:
 
 def _innermost(frame: FrameType) -> FrameType:
     """The frame that blocks, and not the dispatcher that it called."""
-    while frame.f_back is not None and frame.f_code.co_filename == dispatch.__file__:
+    while frame.f_back is not None and frame.f_code.co_filename in _DISPATCHERS:
         frame = frame.f_back
     return frame

@@ -149,12 +149,12 @@ class WebSocketBase:
         self.subprotocol: str | None = None
         """The subprotocol in use; None before the accept, or if there is none."""
         self._request = request
-        self._upgrade = upgrade
+        self._upgrade: Upgrade | None = upgrade
         self._options = options
         self.before_accept: Callable[[], Iterable[tuple[str, str]]] | None = None
         """For frameworks: called when the handshake is about to be accepted, gives more header fields for the 101."""
         self.after_close: Callable[[Any], None] | None = None
-        """For servers: called in the hub, once, when TCP is closed."""
+        """For servers: called once, when TCP is closed, in the hub or by who closes it. It must not block."""
         self._hub = gevent.get_hub()
         self._thread = thread_ident()
         self._transport: Transport | None = None
@@ -233,12 +233,15 @@ class WebSocketBase:
         agreed = negotiate(request, options.deflate)
         fields = [*headers, *(self.before_accept() if self.before_accept is not None else ())]
         response = accept_response(request, subprotocol, agreed[1] if agreed else None, fields)
+        assert self._upgrade is not None
         try:
             transport, read_ahead = self._upgrade(response, self)
         except ConnectionClosed as error:
             self.refused(error.reason)
             raise
         self._transport = transport
+        # They have done what they are for, and a connection that rests for days need not keep them.
+        self._upgrade = self.before_accept = None
         self._bytes_before = len(response)
         self.subprotocol = subprotocol
         deflate = Deflate(agreed[0], options.deflate, server=True) if agreed and options.deflate else None
@@ -527,7 +530,7 @@ class WebSocketBase:
     def _settle(self, connection: Connection) -> None:
         """Send what the protocol has due, and end TCP once nothing more is to be said."""
         self._flush(connection)
-        if connection.over and self._transport is not None:
+        if connection.over and not self._ended and self._transport is not None:
             self._transport.finish()
             self._close_by(monotonic() + min(_LINGER, self._options.close_timeout))
 
@@ -766,7 +769,7 @@ class WebSocketBase:
             self._transport.close(abort=True)
 
     def on_closed(self) -> None:
-        """From the transport, in the hub: TCP is closed."""
+        """From the transport: TCP is closed."""
         if self._connection is not None:
             self._connection.receive_eof()
         self._ended = True

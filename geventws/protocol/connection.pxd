@@ -6,7 +6,7 @@ from .masking cimport apply_mask, unmask
 from .messages cimport Assembly
 
 cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _FIN, _MASKED, _RSV1, _FINAL_TEXT, _FINAL_BINARY
-cdef Py_ssize_t _LARGE, _ROOM
+cdef Py_ssize_t _LARGE, _UNCOPIED, _ROOM
 cdef object _OPEN
 
 cdef class Connection:
@@ -38,7 +38,7 @@ cdef class Connection:
 
     cpdef receive_data(self, bytes data)
     cpdef receive_eof(self)
-    @cython.locals(data=bytes, at=Py_ssize_t, first="unsigned char", size=int, end=Py_ssize_t, payload=bytes)
+    @cython.locals(data=bytes, at=Py_ssize_t, there=Py_ssize_t, first="unsigned char", size=Py_ssize_t, start=Py_ssize_t, end=Py_ssize_t, payload=bytes)
     cpdef next_event(self)
     cdef _text(self, bytes payload)
     @cython.locals(data=bytes, first=int, size=Py_ssize_t, start=Py_ssize_t, end=Py_ssize_t, key=bytes, opcode=int, payload=bytes)

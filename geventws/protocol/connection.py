@@ -35,8 +35,10 @@ _FINAL_BINARY = FIN | _BINARY
 _OPEN = State.OPEN
 _uint16 = Struct("!H")
 
-# Payloads from this size on are read straight into the message, and sent without being copied behind their header.
+# Payloads of which so much is still to come are read straight into the message.
 _LARGE = 16 * 1024
+# Payloads from this size on are sent without being copied behind their header: then that costs more than a write.
+_UNCOPIED = 32 * 1024
 # How much room is offered at once: what is read shall still be in the processor's cache when it is unmasked.
 _ROOM = 256 * 1024
 
@@ -176,15 +178,24 @@ class Connection:
 
         A peer that breaks the protocol makes the connection fail: the Close frame is queued, `failure` says what it was.
         """
-        # The usual case, without a call or an object on the way: a short message, whole and plain, from a client.
+        # The usual case, without a call or an object on the way: a message that is whole and plain, from a client.
         data = self.unparsed
         at = self._offset
-        if self._usual and len(data) - at > 6 and self._assembly is None and self.state is _OPEN:
+        there = len(data) - at
+        if self._usual and there > 6 and self._assembly is None and self.state is _OPEN:
             first = data[at]
             size = data[at + 1] - _MASKED
-            end = at + 6 + size
-            if (first in (_FINAL_TEXT, _FINAL_BINARY)) and 0 <= size <= MAX_CONTROL_PAYLOAD and end <= len(data):
-                payload = unmask(data, at + 6, size, at + 2)
+            start = at + 6
+            if size == 126 and there > 8:
+                size = data[at + 2] << 8 | data[at + 3]
+                start = at + 8
+                if size < 126 or size > self._max_message_size:
+                    return self._next_event()
+            elif size > 125:
+                return self._next_event()
+            end = start + size
+            if first in (_FINAL_TEXT, _FINAL_BINARY) and size >= 0 and end <= len(data):
+                payload = unmask(data, start, size, start - 4)
                 if end == len(data):
                     self.unparsed = b""
                 else:
@@ -400,7 +411,7 @@ class Connection:
             self._queue(FIN | RSV1 | opcode, deflate.compress(payload))
         elif self._mask_out:
             self._queue(FIN | opcode, payload)
-        elif len(payload) < _LARGE:
+        elif len(payload) < _UNCOPIED:
             self._append(build_frame(_FIN | opcode, payload))
         else:
             self._append(build_header(_FIN | opcode, len(payload)))
@@ -485,7 +496,7 @@ class Connection:
         if len(out) < 2:
             return self.data_to_send()
         count = 0
-        while count < len(out) and len(out[count]) < _LARGE:
+        while count < len(out) and len(out[count]) < _UNCOPIED:
             count += 1
         count = count or 1
         data = out[0] if count == 1 else b"".join(out[:count])
