@@ -22,8 +22,9 @@
  *
  * One line of JSON comes out. `cpu_us` is the server's processor time, user and system, of all threads and children, divided
  * by messages (echo), handshakes, or broadcasts (one message to everyone). `server_busy` and `load_busy` say what part of a
- * core each has used: where the load is near 1 and the server is not, the load was the bottleneck. It ends by itself in any
- * case, with exit status 1 and `error` in the line if something did not go as it should.
+ * core each has used: where the load is near 1 and the server is not, the load was the bottleneck. `others_busy` says what the
+ * rest of the machine was busy with meanwhile, in cores: near 0 is a quiet machine. It ends by itself in any case, with exit
+ * status 1 and `error` in the line if something did not go as it should.
  *
  * What it costs is kept small: frames are masked and compressed before they are needed, and compressed answers are inflated
  * and compared only for the first messages of each connection. A client may compress each message on its own whatever the
@@ -150,9 +151,20 @@ static void read_ticks(int pid, unsigned long *user, unsigned long *system) {
     }
 }
 
+/* What all cores have spent on anything but idling, in ticks. */
+static unsigned long read_busy_ticks(void) {
+    unsigned long user = 0, nice = 0, system = 0, idle, wait, interrupts = 0, soft = 0;
+    FILE *file = fopen("/proc/stat", "r");
+    if (!file) return 0;
+    if (fscanf(file, "cpu %lu %lu %lu %lu %lu %lu %lu", &user, &nice, &system, &idle, &wait, &interrupts, &soft) != 7)
+        user = nice = system = interrupts = soft = 0;
+    fclose(file);
+    return user + nice + system + interrupts + soft;
+}
+
 struct usage {
     nanoseconds at, server, load;
-    unsigned long user, system;
+    unsigned long user, system, everything;
 };
 
 static struct usage read_usage(void) {
@@ -173,6 +185,7 @@ static struct usage read_usage(void) {
     struct timespec mine;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &mine);
     usage.load = (nanoseconds)mine.tv_sec * SECOND + mine.tv_nsec;
+    usage.everything = read_busy_ticks();
     usage.at = now();
     return usage;
 }
@@ -352,7 +365,7 @@ static size_t request_length;
 static bool window_known, server_forgets;
 
 /* What has happened since it was last set to zero. */
-static uint64_t messages_in, wire_bytes_in, handshakes, broadcasts, late;
+static uint64_t messages_in, wire_bytes_in, handshakes, late;
 static bool sending; /* answer what comes in with the next message */
 
 static void make_request(void) {
@@ -673,7 +686,6 @@ static void answer(struct connection *c, unsigned completed) {
         arrived += completed;
         if (arrived < (unsigned)connection_count) return;
         arrived -= connection_count;
-        broadcasts++;
         observe(at - connections[0].sent[0]);
         if (sending) send_messages(&connections[0], 1, at);
         return;
@@ -789,13 +801,13 @@ static void exchange_one_message(int count) {
 }
 
 static void forget_counts(void) {
-    messages_in = wire_bytes_in = handshakes = broadcasts = late = observations = longest = 0;
+    messages_in = wire_bytes_in = handshakes = late = observations = longest = 0;
     memset(histogram, 0, sizeof histogram);
 }
 
 /* The four modes. */
 
-static void print_common(const struct usage *from, const struct usage *to, uint64_t units) {
+static void print_common(const struct usage *from, const struct usage *to, double units) {
     double seconds = (double)(to->at - from->at) / SECOND;
     double ticks = (to->user - from->user) + (to->system - from->system);
     printf("{\"mode\": \"%s\", \"connections\": %d, \"idle\": %d, \"in_flight\": %u, \"size\": %zu, \"seconds\": %.3f, ",
@@ -812,17 +824,20 @@ static void print_common(const struct usage *from, const struct usage *to, uint6
     }
     if (messages_in) printf("\"wire_bytes\": %.1f, ", (double)wire_bytes_in / messages_in);
     if (options.rate) printf("\"rate\": %.0f, \"lost\": %lu, ", options.rate, (unsigned long)late);
+    double ours = ((to->load - from->load) + (to->server - from->server)) / 1e9;
+    double others = (double)(to->everything - from->everything) / sysconf(_SC_CLK_TCK) - ours;
+    printf("\"others_busy\": %.2f, ", others > 0 ? others / seconds : 0);
     printf("\"load_busy\": %.3f}\n", (to->load - from->load) / 1e9 / seconds);
 }
 
-static void measure_interval(uint64_t *units) {
+static void measure_interval(const uint64_t *counter, int for_each) {
     run_for(options.warmup);
     forget_counts();
     struct usage from = read_usage();
     run_for(options.seconds);
     struct usage to = read_usage();
-    if (!*units) fail("nothing came back");
-    print_common(&from, &to, *units);
+    if (!*counter) fail("nothing came back");
+    print_common(&from, &to, (double)*counter / for_each);
 }
 
 static void echo(void) {
@@ -833,19 +848,21 @@ static void echo(void) {
     } else {
         for (int i = 0; i < options.connections; i++) send_messages(&connections[i], options.in_flight, now());
     }
-    measure_interval(&messages_in);
+    measure_interval(&messages_in, 1);
 }
 
 static void broadcast(void) {
     open_connections(connection_count);
+    /* The server may answer a handshake, or have the kernel accept TCP, before it counts the connection among all. */
+    run_for(0.5);
     sending = true;
     send_messages(&connections[0], 1, now());
-    measure_interval(&broadcasts);
+    measure_interval(&messages_in, connection_count); /* the one that is under way at either end counts in part */
 }
 
 static void handshake(void) {
     for (int i = 0; i < connection_count; i++) start_opening(&connections[i]);
-    measure_interval(&handshakes);
+    measure_interval(&handshakes, 1);
 }
 
 static void idle(void) {
