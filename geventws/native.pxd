@@ -1,15 +1,16 @@
 # cython: language_level=3
+from libc.stdint cimport uint64_t
 
 cdef extern from *:
     """
     #ifdef __linux__
     #include <sys/epoll.h>
-    #include <unistd.h>
     #define HAVE_EPOLL 1
     #else
     #define HAVE_EPOLL 0
+    #include <stdint.h>
     /* Never called. */
-    typedef union { void *ptr; } epoll_data_t;
+    typedef union { uint64_t u64; } epoll_data_t;
     struct epoll_event { unsigned events; epoll_data_t data; };
     #define EPOLLIN 0
     #define EPOLL_CLOEXEC 0
@@ -18,21 +19,19 @@ cdef extern from *:
     #define epoll_create1(flags) (-1)
     #define epoll_ctl(poller, what, fd, event) (-1)
     #define epoll_wait(poller, events, most, timeout) (-1)
-    #define dup3(old, new, flags) (-1)
     #endif
     """
     bint HAVE_EPOLL
     unsigned EPOLLIN
     int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL
     ctypedef union epoll_data_t:
-        void *ptr
+        uint64_t u64
     struct epoll_event:
         unsigned events
         epoll_data_t data
     int epoll_create1(int flags) nogil
     int epoll_ctl(int poller, int what, int fd, epoll_event *event) nogil
     int epoll_wait(int poller, epoll_event *events, int most, int timeout) nogil
-    int dup3(int old, int new, int flags) nogil
 
 cdef enum:
     # How many sockets are told of in one go, before the hub looks at anything else.
@@ -53,16 +52,22 @@ cdef class Poller:
     cdef object __weakref__
     cdef int _descriptor
     cdef object _watcher
+    cdef list _watches
+    cdef list _free
+    cdef unsigned _serial
     cdef Py_ssize_t _watched
     cdef epoll_event _ready[BATCH]
     cdef int _at
     cdef int _count
-    cdef list _stopped
 
     cdef int add(self, Watch watch) except -1
+    cdef int register(self, Watch watch) except -1
     cdef int remove(self, Watch watch) except -1
+    cdef int let_go(self) except -1
+    cdef Watch next_watch(self)
     cdef object next_receiver(self, hub)
     cpdef poll(self)
+    cdef int begin_anew(self) except -1
     cpdef renew(self)
 
 cdef class Watch:
@@ -72,10 +77,13 @@ cdef class Watch:
     cdef int _descriptor
     cdef Poller _poller
     cdef object _watcher
+    cdef int _place
+    cdef unsigned _serial
     cdef public bint readable
     cdef public object receiver
     cdef readonly bint watching
 
+    cdef bint is_closed(self) except -1
     cpdef start(self)
     cpdef stop(self)
     cpdef close(self)

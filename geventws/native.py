@@ -86,12 +86,14 @@ class Watch:
         callback: called with nothing. It must not block.
     """
 
-    __slots__ = ("_callback", "_hub", "_watcher", "readable", "receiver", "watching")
+    __slots__ = ("_callback", "_descriptor", "_hub", "_socket", "_watcher", "readable", "receiver", "watching")
 
     def __init__(self, hub: Hub, socket: Any, callback: Callable[[], object]) -> None:
         self._hub = hub
+        self._socket = socket
+        self._descriptor = socket.fileno()
         self._callback: Callable[[], object] | None = callback
-        self._watcher: Any = hub.loop.io(socket.fileno(), 1)
+        self._watcher: Any = hub.loop.io(self._descriptor, 1)
         self.watching = False
         """Whether it is running."""
         self.readable = False
@@ -103,7 +105,11 @@ class Watch:
         """Begin to tell."""
         if not self.watching and self._callback is not None:
             self.watching = True
-            self._watcher.start(self._ready)
+            if self._socket.fileno() == self._descriptor:
+                self._watcher.start(self._ready)
+            else:
+                # Somebody has closed it, and its number may be another one's by now. Whoever reads is told.
+                self.readable = True
 
     def stop(self) -> None:
         """Tell no more."""

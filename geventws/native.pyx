@@ -13,7 +13,7 @@ import weakref
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint64_t
 from libc.errno cimport EAGAIN, EINTR, errno
 
 from gevent.greenlet import Greenlet
@@ -184,71 +184,116 @@ cdef bint _would_block() except? -1:
 
 
 cdef class Poller:
-    """The sockets of one hub that are watched. Only for greenlets of that hub's thread."""
+    """The sockets of one hub that are watched. Only for greenlets of that hub's thread.
+
+    The kernel is given the place and the serial number of a Watch, not the Watch: it goes on telling of a socket that
+    somebody has closed and somebody else, a forked child perhaps, still holds.
+    """
 
     def __cinit__(self):
         self._descriptor = -1
-        self._stopped = []
-
-    def __init__(self, hub):
-        self._descriptor = epoll_create1(EPOLL_CLOEXEC)
-        if self._descriptor < 0:
-            PyErr_SetFromErrno(OSError)
-        self._watcher = hub.loop.io(self._descriptor, 1)
+        self._watches = []
+        self._free = []
 
     def __dealloc__(self):
         if self._descriptor >= 0:
             close(self._descriptor)
 
     cdef int add(self, Watch watch) except -1:
+        if self._watched == 0:
+            # Nothing is kept while there is nothing to watch: a program that has nothing else to wait for may end, and
+            # a hub that is not needed any more may go.
+            self._descriptor = epoll_create1(EPOLL_CLOEXEC)
+            if self._descriptor < 0:
+                PyErr_SetFromErrno(OSError)
+            self._watcher = watch._hub.loop.io(self._descriptor, 1)
+            self._watcher.start(self.poll)
+        if not self._free:
+            self._free.append(len(self._watches))
+            self._watches.append(None)
+        watch._place = self._free.pop()
+        self._serial += 1
+        watch._serial = self._serial
+        self._watches[watch._place] = watch
+        self._watched += 1
+        try:
+            self.register(watch)
+        except BaseException:
+            self.remove(watch)
+            raise
+        return 0
+
+    cdef int register(self, Watch watch) except -1:
         cdef epoll_event event
         event.events = EPOLLIN
-        event.data.ptr = <void *>watch
+        event.data.u64 = <uint64_t>watch._serial << 32 | <unsigned>watch._place
         if epoll_ctl(self._descriptor, EPOLL_CTL_ADD, watch._descriptor, &event) < 0:
             PyErr_SetFromErrno(OSError)
-        if self._watched == 0:
-            # Not while there is nothing to watch: a program that has nothing else to wait for may end.
-            self._watcher.start(self.poll)
-        self._watched += 1
-        Py_INCREF(watch)  # The kernel has a pointer to it now.
         return 0
 
     cdef int remove(self, Watch watch) except -1:
         # A socket that somebody has closed is not watched any more, and its number may be another one's.
-        if watch._socket.fileno() == watch._descriptor:
+        if not watch.is_closed():
             epoll_ctl(self._descriptor, EPOLL_CTL_DEL, watch._descriptor, NULL)
-        if self._at < self._count:
-            # What is ready at this moment still points to it.
-            self._stopped.append(watch)
-        Py_DECREF(watch)
+        self._watches[watch._place] = None
+        self._free.append(watch._place)
+        watch._place = -1
         self._watched -= 1
         if self._watched == 0:
-            self._watcher.stop()
+            self.let_go()
         return 0
+
+    cdef int let_go(self) except -1:
+        close(self._descriptor)
+        self._descriptor = -1
+        self._watches.clear()
+        self._free.clear()
+        self._at = self._count = 0
+        watcher, self._watcher = self._watcher, None
+        watcher.stop()
+        watcher.close()
+        return 0
+
+    cdef Watch next_watch(self):
+        """The next one that is ready, if it still wants to be told. None if the kernel tells of one that is gone."""
+        cdef uint64_t told = self._ready[self._at].data.u64
+        cdef Py_ssize_t place = <Py_ssize_t>(told & 0xFFFFFFFF)
+        cdef Watch watch
+        if place < len(self._watches):
+            watch = self._watches[place]
+            if watch is not None and watch._serial == <unsigned>(told >> 32):
+                return watch
+        return None
 
     cpdef poll(self):
         """In the hub: some are ready."""
         cdef Watch watch
+        cdef int gone = 0
         if self._at < self._count:
             return  # Somebody runs the hub's loop within a callback of this.
         self._count = epoll_wait(self._descriptor, self._ready, BATCH, 0)
         self._at = 0
         while self._at < self._count:
-            watch = <Watch>self._ready[self._at].data.ptr
+            watch = self.next_watch()
             self._at += 1
+            if watch is None:
+                gone += 1
+                continue
             try:
                 watch.ready()
             except BaseException as error:
                 get_hub().handle_error(watch, type(error), error, error.__traceback__)
+        # Some were stopped meanwhile; but if there was nobody else, the kernel would tell of them for ever.
+        if gone and gone == self._count:
+            self.begin_anew()
         self._count = 0
-        self._stopped.clear()
 
     cdef object next_receiver(self, hub):
         """Instead of to the hub, switch to the next greenlet whose socket is ready, if that is what the hub would do next."""
         cdef Watch watch
         while self._at < self._count and _is_plain():
-            watch = <Watch>self._ready[self._at].data.ptr
-            if not watch.watching:
+            watch = self.next_watch()
+            if watch is None:
                 self._at += 1
                 continue
             receiver = watch.receiver
@@ -260,13 +305,31 @@ cdef class Poller:
             return switch_greenlet(receiver, (watch,))
         return switch_to_hub(hub)
 
+    cdef int begin_anew(self) except -1:
+        """Exchange the descriptor for one that knows only of those that are watched now."""
+        cdef Watch watch
+        close(self._descriptor)
+        self._descriptor = epoll_create1(EPOLL_CLOEXEC)
+        if self._descriptor < 0:
+            PyErr_SetFromErrno(OSError)
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = get_hub().loop.io(self._descriptor, 1)
+            self._watcher.start(self.poll)
+        for watch in self._watches:
+            if watch is not None and not watch.is_closed():
+                self.register(watch)
+        return 0
+
     cpdef renew(self):
         """In a forked child: what is watched is the parent's, and so is the descriptor, which both have."""
-        cdef int mine = epoll_create1(EPOLL_CLOEXEC)
-        if mine >= 0:
-            dup3(mine, self._descriptor, EPOLL_CLOEXEC)
-            close(mine)
-        self._at = self._count = 0
+        if self._watched:
+            for watch in self._watches:
+                if watch is not None:
+                    (<Watch>watch)._place = -1
+            self._watched = 0
+            self.let_go()
 
 
 _pollers = weakref.WeakKeyDictionary()
@@ -284,7 +347,7 @@ if HAVE_EPOLL:
 cdef Poller _poller_of(hub):
     poller = _pollers.get(hub)
     if poller is None:
-        poller = _pollers[hub] = Poller(hub)
+        poller = _pollers[hub] = Poller()
     return poller
 
 
@@ -296,15 +359,22 @@ cdef class Watch:
         self._socket = socket
         self._callback = callback
         self._descriptor = socket.fileno()
+        self._place = -1
         if HAVE_EPOLL:
             self._poller = _poller_of(hub)
         else:
             self._watcher = hub.loop.io(self._descriptor, 1)
 
+    cdef bint is_closed(self) except -1:
+        return self._socket.fileno() != self._descriptor
+
     cpdef start(self):
         if self.watching or self._callback is None:
             return
-        if HAVE_EPOLL:
+        if self.is_closed():
+            # Its number may be another one's by now. Whoever reads is told.
+            self.readable = True
+        elif HAVE_EPOLL:
             self._poller.add(self)
         else:
             self._watcher.start(self.ready)
@@ -314,10 +384,10 @@ cdef class Watch:
         if not self.watching:
             return
         self.watching = False
-        if HAVE_EPOLL:
-            self._poller.remove(self)
-        else:
+        if not HAVE_EPOLL:
             self._watcher.stop()
+        elif self._place >= 0:
+            self._poller.remove(self)
 
     cpdef close(self):
         self.stop()

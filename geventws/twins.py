@@ -15,21 +15,24 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import greenlet
+
 __all__ = ["COMPILED", "compiled"]
 
-COMPILED = (
-    "geventws.scope.calling",
-    "geventws.scope.local",
-    "geventws.protocol.masking",
-    "geventws.protocol.payload",
-    "geventws.protocol.messages",
-    "geventws.protocol.frames",
-    "geventws.protocol.connection",
-    "geventws.native",
-    "geventws.transport",
-    "geventws.websocket",
-)
-"""The modules that are compiled where there is a compiler. They know each other's insides: it is all of them, or none."""
+COMPILED = {
+    "geventws.scope.calling": ".c",
+    "geventws.scope.local": ".py",
+    "geventws.protocol.masking": ".pyx",
+    "geventws.protocol.payload": ".pyx",
+    "geventws.protocol.messages": ".py",
+    "geventws.protocol.frames": ".py",
+    "geventws.protocol.connection": ".py",
+    "geventws.native": ".pyx",
+    "geventws.transport": ".py",
+    "geventws.websocket": ".py",
+}
+"""The modules that are compiled where there is a compiler, and what from: written for it, or the Python source itself, with the
+types in the .pxd file beside it. They know each other's insides: it is all of them, or none. setup.py reads this, too."""
 
 _HERE = Path(__file__).parent
 
@@ -46,17 +49,31 @@ def _choose() -> bool:
     refused, required = _flag("GEVENTWS_PURE_PYTHON"), _flag("GEVENTWS_REQUIRE_COMPILED")
     if refused and required:
         raise ImportError("GEVENTWS_PURE_PYTHON and GEVENTWS_REQUIRE_COMPILED are both set: unset one of them")
-    missing = [name for name in COMPILED if not any(_path(name, suffix).exists() for suffix in EXTENSION_SUFFIXES)]
-    if required and missing:
-        raise ImportError(
-            f"GEVENTWS_REQUIRE_COMPILED is set, but these modules are not compiled for this Python: {', '.join(missing)}. "
-            "Install a wheel for this platform, or a C compiler, and then geventws again; what the build says is shown by "
-            "`pip install -v --no-binary geventws geventws`."
-        )
-    if refused or missing:
+    present = [name for name in COMPILED if any(_path(name, suffix).exists() for suffix in EXTENSION_SUFFIXES)]
+    if not refused:
+        reason = _reason_against(present)
+        if reason is None:
+            return True
+        if required:
+            raise ImportError(f"GEVENTWS_REQUIRE_COMPILED is set, but {reason}")
+    if present:
         sys.meta_path.insert(0, _Sources())
-        return False
-    return True
+    return False
+
+
+def _reason_against(present: list[str]) -> str | None:
+    """Why the compiled twins cannot be used, if so, and what helps."""
+    missing = [name for name in COMPILED if name not in present]
+    if missing:
+        return (
+            f"these modules are not compiled for this Python: {', '.join(missing)}. Install a wheel for this platform, or a C "
+            "compiler with Python's headers, and then geventws again. This shows what the build says: "
+            "`pip install -v --force-reinstall --no-deps --no-cache-dir --no-binary geventws geventws`; "
+            "in a source tree: `python setup.py build_ext --inplace`"
+        )
+    if getattr(greenlet, "_C_API", None) is None:
+        return f"greenlet {greenlet.__version__} has no interface for C here, which they need. Install greenlet from a wheel"
+    return None
 
 
 def _flag(name: str) -> bool:

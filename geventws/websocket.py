@@ -758,6 +758,7 @@ class WebSocketBase:
             self._elsewhere(self.hang_up)
             return
         if self._connection is not None and not self._ended:
+            self._flush(self._connection)
             self._lost()
 
     def _abort(self, reason: str) -> None:

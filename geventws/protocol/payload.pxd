@@ -6,6 +6,7 @@ cdef class Payload:
     cdef Py_ssize_t _expected
 
     cdef int _reserve(self, Py_ssize_t size) except -1
+    cdef int _resize(self, Py_ssize_t size) except -1
     cpdef int expect(self, Py_ssize_t size) except -1
     cpdef int add(self, bytes piece) except -1
     cpdef object room(self, Py_ssize_t size)

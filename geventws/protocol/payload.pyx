@@ -98,7 +98,6 @@ cdef class Payload:
 
     cdef int _reserve(self, Py_ssize_t size) except -1:
         """Have room for so many octets in all: at once for the first ones, twice as many each time for more."""
-        cdef PyObject *octets
         cdef Py_ssize_t there
         if self._octets is None:
             self._octets = _allocate(size)
@@ -106,11 +105,21 @@ cdef class Payload:
         there = PyBytes_GET_SIZE(self._octets)
         if there >= size:
             return 0
+        self._resize(max(size, 2 * there))
+        return 0
+
+    cdef int _resize(self, Py_ssize_t size) except -1:
+        cdef PyObject *octets = <PyObject *>self._octets
+        if Py_REFCNT(octets) > 1:
+            # One that is held on to: resizing would pull it from under whom it is kept for.
+            grown = _allocate(size)
+            memcpy(PyBytes_AS_STRING(grown), PyBytes_AS_STRING(self._octets), min(self._size, size))
+            self._octets = grown
+            return 0
         # It is nobody else's yet, as resizing asks for; it takes over the only reference.
-        octets = <PyObject *>self._octets
         Py_INCREF(self._octets)
         self._octets = None
-        _PyBytes_Resize(&octets, max(size, 2 * there))
+        _PyBytes_Resize(&octets, size)
         self._octets = <object>octets
         Py_XDECREF(octets)
         return 0
@@ -146,16 +155,10 @@ cdef class Payload:
         return PyMemoryView_FromMemory(<char *>octets, size, PyBUF_READ)
 
     cpdef bytes whole(self):
-        cdef PyObject *octets
         if self._octets is None:
             return b""
         if PyBytes_GET_SIZE(self._octets) != self._size:
-            octets = <PyObject *>self._octets
-            Py_INCREF(self._octets)
-            self._octets = None
-            _PyBytes_Resize(&octets, self._size)
-            self._octets = <object>octets
-            Py_XDECREF(octets)
+            self._resize(self._size)
         whole = self._octets
         _spare(whole)
         self._octets = None
