@@ -12,8 +12,11 @@ if os.environ.get("GEVENTWS_PATCHED") == "1":
 
 import contextlib
 import io
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -21,7 +24,37 @@ import pytest
 from gevent.pywsgi import WSGIServer
 from rawclient import RawClient
 
-from geventws import WebSocketHandler
+
+def outdated() -> list[Path]:
+    """What was compiled in place for this Python, and not of the sources as they are now. setup.py asks the same."""
+    package = Path(find_spec("geventws").origin).parent
+    setup = package.parent / "setup.py"
+    if not setup.exists() or os.environ.get("GEVENTWS_PURE_PYTHON", "") not in ("", "0"):
+        return []  # Installed as a whole; or there, and not used.
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    compiled = list(package.rglob(f"*{suffix}"))
+    names = {path.name.removesuffix(suffix) for path in compiled}
+    sources = [setup, *(path for kind in ("pxd", "pyx", "c") for path in package.rglob(f"*.{kind}"))]
+    for path in package.rglob("*.py"):
+        # Beside a source that is written for the compiler it is not what is compiled.
+        if path.stem in names and not any(path.with_suffix(kind).exists() for kind in (".pyx", ".c")):
+            sources.append(path)
+    newest = max(path.stat().st_mtime for path in sources)
+    return sorted(path for path in compiled if path.stat().st_mtime < newest)
+
+
+# Before anything is imported of it: tests of what is no longer there say nothing.
+if outdated():
+    raise pytest.UsageError(
+        f"{len(outdated())} compiled modules are older than their sources. Either: python setup.py build_ext --inplace "
+        "(with Cython, greenlet and setuptools), or: GEVENTWS_PURE_PYTHON=1"
+    )
+
+from geventws import WebSocketHandler, compiled  # noqa: E402
+
+
+def pytest_report_header() -> str:
+    return f"geventws: {'compiled' if compiled else 'plain Python'}"
 
 
 class Served:
