@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import io
 import logging
-import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import lru_cache
 from http.client import HTTPException
 from types import TracebackType
 from typing import Any, TypeVar
 
 from gevent import GreenletExit, Timeout, pywsgi
-from gevent.pywsgi import OldMessage, WSGIHandler
+from gevent.pywsgi import WSGIHandler
 
 from .codes import CloseCode
 from .connections import OpenConnections
 from .exceptions import ConnectionClosed, HandshakeError, InvalidState
+from .head import Fields, Incoming, environ_key, read_fields
 from .options import WebSocketOptions
 from .protocol import State
 from .protocol.handshake import OpeningRequest, read_request, wants_websocket
@@ -41,85 +40,8 @@ _REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nConten
 _TOO_MANY_HEADERS = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-# A line of a head as nearly all are. What has other characters in its name, is folded, or ends otherwise, does not fit.
-_FIELD = re.compile(r"^([!#$%&'*+.^`|~0-9A-Za-z_-]{1,64}):[\t ]*([^\r\n]*)\r\n", re.MULTILINE)
-# Above it `http.client` counts; browsers send about twenty.
-_MOST_FIELDS = 60
-
 # What pywsgi has for a log that nobody wants.
 _NoLog: Any = getattr(pywsgi, "_NoopLog", ())
-
-
-def _read_fields(head: str) -> list[tuple[str, str]] | None:
-    """The header fields in these lines, as `http.client` reads them. None where it takes more care than here is taken."""
-    fields = _FIELD.findall(head)
-    return fields if 0 < len(fields) == head.count("\n") <= _MOST_FIELDS else None
-
-
-@lru_cache(256)
-def _environ_key(name: str) -> str:
-    """A header field's key in the environ: made once, and shared by the environs of all connections."""
-    key = name.upper().replace("-", "_")
-    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
-
-
-class _Fields(OldMessage):
-    """pywsgi's header fields, looked up faster as long as nobody changes them."""
-
-    def __init__(self, fields: list[tuple[str, str]]) -> None:
-        super().__init__()
-        self._headers = fields  # Where the parser would have put them.
-        self._first: dict[str, str] | None = {name.lower(): value for name, value in reversed(fields)}
-
-    def get(self, name: str, failobj: Any = None) -> Any:
-        if self._first is None:
-            return super().get(name, failobj)
-        return self._first.get(name.lower(), failobj)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self._first = None
-        super().__setitem__(name, value)
-
-    def __delitem__(self, name: str) -> None:
-        self._first = None
-        super().__delitem__(name)
-
-    def replace_header(self, name: str, value: Any) -> None:
-        self._first = None
-        super().replace_header(name, value)
-
-    @property
-    def untouched(self) -> bool:
-        return self._first is not None
-
-    def for_environ(self) -> list[tuple[str, str]]:
-        # A name with an underscore could pass for another one with a hyphen, which a proxy has checked.
-        return [
-            (key, value.strip())
-            for name, value in self._headers
-            if "_" not in name and (key := _environ_key(name)).startswith("HTTP_")
-        ]
-
-
-class _Incoming(io.RawIOBase):
-    """What `rfile` reads from: the socket. As what `makefile` would make, with less in between."""
-
-    def __init__(self, socket: Any) -> None:
-        self._sock = socket
-
-    def readable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        number: int = self._sock.fileno()
-        return number
-
-    def readinto(self, buffer: Any) -> int | None:
-        try:
-            read: int = self._sock.recv_into(buffer)
-        except BlockingIOError:
-            return None  # The socket's timeout is 0, and nothing is there.
-        return read
 
 
 def _nothing(buffer: object) -> None:
@@ -190,7 +112,7 @@ class WebSocketHandler(WSGIHandler):
         return type(cls.__name__, (cls,), {"options": (options or cls.options).replace(**changes)})
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
-        rfile = rfile or io.BufferedReader(_Incoming(sock))
+        rfile = rfile or io.BufferedReader(Incoming(sock))
         super().__init__(sock, address, server, rfile)  # type: ignore[call-arg]  # not in gevent's stubs
 
     # The head of the request.
@@ -199,10 +121,10 @@ class WebSocketHandler(WSGIHandler):
         """From pywsgi: read the header fields, which end the head."""
         head = reader.peek(1)
         end = head.find(b"\r\n\r\n") + 2
-        fields = _read_fields(head[:end].decode("latin-1"))
+        fields = read_fields(head[:end].decode("latin-1"))
         if fields is not None:
             reader.read(end + 2)
-            message: OldMessage = _Fields(fields)
+            message: Any = Fields(fields)
         else:
             message = super().MessageClass(reader, *arguments)
         self._stop_head_timer()
@@ -210,7 +132,7 @@ class WebSocketHandler(WSGIHandler):
 
     def _headers(self) -> Iterable[tuple[str, str]]:
         """From pywsgi: the header fields for the environ."""
-        if isinstance(self.headers, _Fields) and self.headers.untouched:
+        if isinstance(self.headers, Fields) and self.headers.untouched:
             return self.headers.for_environ()
         fields: Iterable[tuple[str, str]] = super()._headers()  # type: ignore[misc]  # not in gevent's stubs
         return fields
@@ -335,7 +257,7 @@ class WebSocketHandler(WSGIHandler):
             self._leave()
 
     def _header(self, name: str) -> str | None:
-        value: str | None = self.environ.get(_environ_key(name))
+        value: str | None = self.environ.get(environ_key(name))
         return value
 
     def _make_websocket(self, request: OpeningRequest) -> WebSocket:
