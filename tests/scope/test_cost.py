@@ -1,4 +1,4 @@
-"""What a call outside a scope costs more than it did. The numbers are `benchmarks/scope.py`'s; here only the order counts."""
+"""What a call outside a scope costs more than it did. The numbers are `benchmarks/scope_cost.py`'s; here only the order counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "scope.py"
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "scope_cost.py"
 
 
 @pytest.mark.skipif(not BENCHMARK.exists(), reason="the benchmarks are not part of this distribution")

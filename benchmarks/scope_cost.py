@@ -1,5 +1,5 @@
 """What the cooperative scope costs: nanoseconds for each call outside a scope, beside the native objects, and inside,
-beside gevent's patched ones. Prints Markdown. `python benchmarks/scope.py --help`
+beside gevent's patched ones. Prints Markdown. `python benchmarks/scope_cost.py --help`
 """
 
 from __future__ import annotations
