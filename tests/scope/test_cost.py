@@ -1,4 +1,4 @@
-"""What a call outside a scope costs more than it did. The numbers are `benchmarks/scope_cost.py`'s; here only the order counts."""
+"""What a call outside a scope costs more than it did. The numbers are `benchmarks/scope_cost.py`'s; here only their order."""
 
 from __future__ import annotations
 
