@@ -587,9 +587,9 @@ class Ear:
     def on_closed(self): pass
 
 def handle(transport, rounds):
-    for _ in range(rounds):
+    while rounds:
         transport.wait(None)
-        assert transport.read() == b"x"
+        rounds -= len(transport.read() or b"")
 
 pairs = [gevent.socket.socketpair() for _ in range(300)]
 transports = [GeventTransport(ours, Ear()) for ours, theirs in pairs]
