@@ -12,6 +12,7 @@ import gevent.events
 import pytest
 from conftest import Serve, Served
 from rawclient import frame
+from waiting import wait_until
 
 from geventws import Opcode, scope, watchdog
 
@@ -53,6 +54,12 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "geventws.watchdog"]
 
 
+def told(caplog: pytest.LogCaptureFixture, times: int = 1) -> list[str]:
+    """The warnings, waited for: gevent's monitor takes its time to describe all greenlets that there are."""
+    wait_until(lambda: len(warnings(caplog)) >= times)
+    return warnings(caplog)
+
+
 def ask(served: Served, seconds: str) -> None:
     with served.client("/room") as client:
         client.send(frame(Opcode.TEXT, seconds))
@@ -67,7 +74,7 @@ def test_a_handler_that_holds_the_loop_is_named_once_with_the_line_and_the_stack
     serve: Serve, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(serve, "0.8", warn_blocked=0.1)
-    (warning,) = warnings(caplog)
+    (warning,) = told(caplog)
     first, *stack = warning.splitlines()
     assert "/room" in first
     assert "has held the event loop for 0." in first
@@ -93,7 +100,7 @@ def test_each_time_is_told(serve: Serve, caplog: pytest.LogCaptureFixture) -> No
     served = serve(application, warn_blocked=0.1)
     for _ in range(2):
         ask(served, "0.5")
-    assert len(warnings(caplog)) == 2
+    assert len(told(caplog, 2)) == 2
 
 
 def test_a_greenlet_that_the_handler_has_spawned_is_named_by_the_connection(
@@ -106,7 +113,7 @@ def test_a_greenlet_that_the_handler_has_spawned_is_named_by_the_connection(
 
     with serve(app, warn_blocked=0.1).client("/spawning") as client:
         client.read_frame()
-    (warning,) = warnings(caplog)
+    (warning,) = told(caplog)
     assert "/spawning" in warning
 
 
@@ -114,7 +121,7 @@ def test_a_plain_request_is_named_by_its_path(serve: Serve, caplog: pytest.LogCa
     with serve(application, warn_blocked=0.1).client() as client:
         client.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         client.read_response()
-    assert "GET /slow" in warnings(caplog)[0]
+    assert "GET /slow" in told(caplog)[0]
 
 
 def test_a_blocking_call_outside_the_scope_is_told_where_it_was_made(
@@ -134,7 +141,7 @@ def test_a_blocking_call_outside_the_scope_is_told_where_it_was_made(
             client.read_frame()
     finally:
         scope.uninstall()
-    (warning,) = warnings(caplog)
+    (warning,) = told(caplog)
     assert "time.sleep(0.5)" in warning.splitlines()[0]
 
 
