@@ -63,6 +63,7 @@ cdef class Poller:
     cdef int add(self, Watch watch) except -1
     cdef int register(self, Watch watch) except -1
     cdef int remove(self, Watch watch) except -1
+    cdef int forget(self, Watch watch) except -1
     cdef int let_go(self) except -1
     cdef Watch next_watch(self)
     cdef object next_receiver(self, hub)

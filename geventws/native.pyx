@@ -206,8 +206,13 @@ cdef class Poller:
             self._descriptor = epoll_create1(EPOLL_CLOEXEC)
             if self._descriptor < 0:
                 PyErr_SetFromErrno(OSError)
-            self._watcher = watch._hub.loop.io(self._descriptor, 1)
-            self._watcher.start(self.poll)
+            try:
+                self._watcher = watch._hub.loop.io(self._descriptor, 1)
+                self._watcher.start(self.poll)
+            except BaseException:  # The hub has been destroyed.
+                close(self._descriptor)
+                self._descriptor = -1
+                raise
         if not self._free:
             self._free.append(len(self._watches))
             self._watches.append(None)
@@ -219,7 +224,7 @@ cdef class Poller:
         try:
             self.register(watch)
         except BaseException:
-            self.remove(watch)
+            self.forget(watch)
             raise
         return 0
 
@@ -235,6 +240,10 @@ cdef class Poller:
         # A socket that somebody has closed is not watched any more, and its number may be another one's.
         if not watch.is_closed():
             epoll_ctl(self._descriptor, EPOLL_CTL_DEL, watch._descriptor, NULL)
+        self.forget(watch)
+        return 0
+
+    cdef int forget(self, Watch watch) except -1:
         self._watches[watch._place] = None
         self._free.append(watch._place)
         watch._place = -1
@@ -308,10 +317,11 @@ cdef class Poller:
     cdef int begin_anew(self) except -1:
         """Exchange the descriptor for one that knows only of those that are watched now."""
         cdef Watch watch
+        cdef int mine = epoll_create1(EPOLL_CLOEXEC)
+        if mine < 0:
+            return 0  # Later, then.
         close(self._descriptor)
-        self._descriptor = epoll_create1(EPOLL_CLOEXEC)
-        if self._descriptor < 0:
-            PyErr_SetFromErrno(OSError)
+        self._descriptor = mine
         if self._watcher is not None:
             self._watcher.stop()
             self._watcher.close()
@@ -319,7 +329,10 @@ cdef class Poller:
             self._watcher.start(self.poll)
         for watch in self._watches:
             if watch is not None and not watch.is_closed():
-                self.register(watch)
+                try:
+                    self.register(watch)
+                except OSError:
+                    pass  # Its number has been closed without the socket's knowledge: there is nothing to be told of.
         return 0
 
     cpdef renew(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -176,6 +177,51 @@ def test_a_socket_closed_behind_our_back_does_not_take_the_notices_of_the_next_o
     resting(again)
     other.theirs.sendall(b"y")
     assert again.get(timeout=5) == b"y"
+
+
+def test_a_second_transport_on_the_same_socket_does_not_keep_the_first_one_from_being_told(make: Make) -> None:
+    end = make()
+    first = gevent.spawn(end.receive)
+    resting(first)
+    second = GeventTransport(end.ours, Ear())
+    # epoll has one place for a socket. Where there are more, both are told, and one finds nothing to read.
+    with contextlib.suppress(OSError):
+        second.watch()
+    end.theirs.send(b"x")
+    assert first.get(timeout=5) == b"x"
+
+
+@pytest.mark.skipif(not compiled, reason="libev itself ends a process that closes the number of a socket it watches")
+def test_a_number_that_is_no_socket_any_more_does_not_keep_others_from_being_told() -> None:
+    program = """
+import os
+import gevent, gevent.socket
+from geventws.transport import GeventTransport
+
+class Ear:
+    def on_readable(self): pass
+    def on_closed(self): pass
+
+pairs = [gevent.socket.socketpair() for _ in range(3)]
+transports = [GeventTransport(ours, Ear()) for ours, theirs in pairs]
+for transport in transports:
+    transport.watch()
+gevent.sleep(0)
+# One of which the kernel goes on telling, so that all are to be registered anew; and one that cannot be.
+held = pairs[0][0].dup()
+pairs[0][0].close()
+transports[0].close()
+os.close(pairs[1][0].fileno())
+waiting = gevent.spawn(transports[2].wait, None)
+gevent.sleep(0)
+pairs[0][1].sendall(b"x")
+gevent.sleep(0.05)
+pairs[2][1].sendall(b"y")
+waiting.get(timeout=5)
+print(transports[2].read(), flush=True)
+os._exit(0)
+"""
+    assert outside(program) == "b'y'"
 
 
 def test_a_watch_of_which_the_socket_went_in_order_does_not_hear_of_the_next_one_with_its_number(make: Make) -> None:

@@ -4,6 +4,7 @@ cdef class Payload:
     cdef object _octets
     cdef Py_ssize_t _size
     cdef Py_ssize_t _expected
+    cdef bint _written
 
     cdef int _reserve(self, Py_ssize_t size) except -1
     cdef int _resize(self, Py_ssize_t size) except -1

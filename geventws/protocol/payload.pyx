@@ -140,6 +140,7 @@ cdef class Payload:
         if size < 0:
             raise ValueError("there is no room for less than nothing")
         self._reserve(self._size + size)
+        self._written = True
         return PyMemoryView_FromMemory(PyBytes_AS_STRING(self._octets) + self._size, size, PyBUF_WRITE)
 
     cpdef object added(self, Py_ssize_t size, bytes key):
@@ -160,7 +161,9 @@ cdef class Payload:
         if PyBytes_GET_SIZE(self._octets) != self._size:
             self._resize(self._size)
         whole = self._octets
-        _spare(whole)
+        if self._written:
+            # Whoever writes into it has `let_go` called.
+            _spare(whole)
         self._octets = None
         self._size = 0
         return whole
