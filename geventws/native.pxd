@@ -39,7 +39,6 @@ cdef enum:
     SCRATCH = 64 * 1024
 
 cdef class Stream:
-    cdef object _socket
     cdef object _fileno
 
     cdef int _descriptor(self) except? -1

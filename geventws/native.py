@@ -106,7 +106,7 @@ class Watch:
         if not self.watching and self._callback is not None:
             self.watching = True
             if self._socket.fileno() == self._descriptor:
-                self._watcher.start(self._ready)
+                self._watcher.start(self.ready)
             else:
                 # Somebody has closed it, and its number may be another one's by now. Whoever reads is told.
                 self.readable = True
@@ -130,7 +130,8 @@ class Watch:
         """
         return switch_to_hub(self._hub)
 
-    def _ready(self) -> None:
+    def ready(self) -> None:
+        """In the hub: there is something to read. From the loop, and from whoever knows it by other ways."""
         if not self.watching:
             return
         self.readable = True

@@ -108,7 +108,6 @@ cdef class Stream:
     """The bytes of a connected, non-blocking socket."""
 
     def __init__(self, socket):
-        self._socket = socket
         self._fileno = socket.fileno
 
     cdef int _descriptor(self) except? -1:

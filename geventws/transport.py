@@ -292,15 +292,7 @@ class GeventTransport(Transport):
         self._watch.start()
         if self._watch.readable:
             # The socket will not tell: what there is lies in TLS, or it is the end.
-            self._hub.loop.run_callback(self._look)
-
-    def _look(self) -> None:
-        if self._watch.watching:
-            self._watch.readable = True
-            if self._watch.receiver is not None:
-                self._wake(self._watch)
-            else:
-                self._on_readable()
+            self._hub.loop.run_callback(self._watch.ready)
 
     def peer_left(self) -> bool:
         if self._closed:

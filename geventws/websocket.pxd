@@ -74,6 +74,7 @@ cdef class WebSocketBase:
     cpdef send(self, message, binary=*)
     @cython.locals(connection=Connection, transport=Transport)
     cdef bint _send_shared(self, bytes payload, int opcode, dict frames, Py_ssize_t max_backlog) except? -1
+    cdef bint _leaves_later(self, Connection connection) except -1
     cdef _wait_for_room(self, Connection connection)
     cdef _wait_until_sent(self, Connection connection)
     @cython.locals(transport=Transport)
@@ -97,7 +98,6 @@ cdef class WebSocketBase:
 cdef class _Messages:
     cdef WebSocketBase _websocket
     cdef object _receive
-    cdef bint _own
 
 cdef class _Lookout:
     cdef object __weakref__

@@ -373,7 +373,7 @@ class WebSocketBase:
 
     def __iter__(self) -> Iterator[str | bytes]:
         """The messages, until the connection is closed."""
-        return _Messages(self, self.receive)
+        return _Messages(self)
 
     def __enter__(self: Itself) -> Itself:
         return self
@@ -572,9 +572,7 @@ class WebSocketBase:
         if self._logging:
             self._log_message(">", message)
         connection.send_message(payload, opcode)
-        if (connection.unparsed or self._messages) and connection.queued < _COALESCED:
-            self._take_turn()
-        elif not self._flush(connection):
+        if not self._leaves_later(connection) and not self._flush(connection):
             self._wait_until_sent(connection)
 
     def _send_shared(self, payload: bytes, opcode: int, frames: dict[object, bytes], max_backlog: int) -> bool:
@@ -585,11 +583,16 @@ class WebSocketBase:
         if connection.queued + transport.backlog > max_backlog:
             return False
         connection.send_shared(payload, opcode, frames)
-        if (connection.unparsed or self._messages) and connection.queued < _COALESCED:
-            self._take_turn()
-        else:
+        if not self._leaves_later(connection):
             self._flush_or_drain(connection)
         return True
+
+    def _leaves_later(self, connection: Connection) -> bool:
+        """Whether what is due may wait a little for more, as there is more input: at most until the hub's next turn."""
+        if (connection.unparsed or self._messages) and connection.queued < _COALESCED:
+            self._take_turn()
+            return True
+        return False
 
     def send_frame(self, message: str | bytes, opcode: int) -> None:
         """Send a frame by its opcode, as in gevent-websocket: a message, a ping, a pong, or a Close frame.
@@ -1025,20 +1028,20 @@ def _broadcast(
 class _Messages:
     """Iterates over the messages of a WebSocket."""
 
-    __slots__ = ("_own", "_receive", "_websocket")
+    __slots__ = ("_receive", "_websocket")
 
-    def __init__(self, websocket: WebSocketBase, receive: Callable[[], str | bytes | None]) -> None:
+    def __init__(self, websocket: WebSocketBase) -> None:
         self._websocket = websocket
-        self._receive = receive
-        # A subclass may have a `receive` of its own; else it is called without looking it up each time.
-        self._own = type(websocket).receive is not WebSocketBase.receive
+        # Where a subclass has a `receive` of its own. Else there is nothing to be looked up for each message.
+        overridden = type(websocket).receive is not WebSocketBase.receive
+        self._receive: Callable[[], str | bytes | None] | None = websocket.receive if overridden else None
 
     def __iter__(self) -> Iterator[str | bytes]:
         return self
 
     def __next__(self) -> str | bytes:
         try:
-            message = self._receive() if self._own else self._websocket._next_message(None)
+            message = self._websocket._next_message(None) if self._receive is None else self._receive()
         except ConnectionClosed:
             raise StopIteration from None
         if message is None:

@@ -425,19 +425,17 @@ class Connection:
         if self.state is not _OPEN:
             raise self.closed_error()
         deflate = self._deflate
-        if deflate is not None and len(payload) < deflate.threshold:
-            deflate = None
-        kind = None
-        if deflate is not None:
+        if deflate is None or len(payload) < deflate.threshold:
+            kind = None
+        else:
             kind = deflate.sending
             deflate.start_afresh()
         frame = frames.get(kind)
         if frame is None:
-            if deflate is None:
+            if deflate is None or kind is None:
                 frame = build_frame(_FIN | opcode, payload)
             else:
                 frame = build_frame(_FIN | _RSV1 | opcode, deflate.compress(payload))
-                deflate.start_afresh()
             frames[kind] = frame
         self.messages_sent += 1
         self._append(frame)
