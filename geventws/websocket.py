@@ -239,14 +239,29 @@ class WebSocketBase:
         except ConnectionClosed as error:
             self.refused(error.reason)
             raise
-        self._transport = transport
         # They have done what they are for, and a connection that rests for days need not keep them.
         self._upgrade = self.before_accept = None
-        self._bytes_before = len(response)
-        self.subprotocol = subprotocol
         deflate = Deflate(agreed[0], options.deflate, server=True) if agreed and options.deflate else None
-        self._connection = Connection(Role.SERVER, max_message_size=options.max_message_size, deflate=deflate)
-        self._connection.receive_data(read_ahead)
+        connection = Connection(Role.SERVER, max_message_size=options.max_message_size, deflate=deflate)
+        self.opened(transport, connection, subprotocol, read_ahead, len(response))
+
+    def opened(
+        self, transport: Transport, connection: Connection, subprotocol: str | None, read_ahead: bytes, sent: int
+    ) -> None:
+        """For servers and clients: the opening handshake is done.
+
+        Args:
+            transport: whose listener this WebSocket is.
+            connection: of this side's role.
+            subprotocol: the one in use.
+            read_ahead: bytes that came in behind the handshake.
+            sent: how many bytes this side's part of the handshake had.
+        """
+        self._transport = transport
+        self._bytes_before = sent
+        self.subprotocol = subprotocol
+        self._connection = connection
+        connection.receive_data(read_ahead)
         self._start()
 
     def _start(self) -> None:
