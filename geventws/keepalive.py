@@ -1,4 +1,4 @@
-"""Things that connections have to do at a time: one greenlet per hub does them for all, from a heap of due times.
+"""Things that connections have to do at a time: a heap of due times, and the greenlet that goes through it in each hub.
 
 What is due, and when next, the connection says itself; nothing here knows of WebSockets.
 """
@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol
 import gevent
 from gevent.hub import Hub, Waiter
 
-__all__ = ["Keepalive", "Ticking"]
+__all__ = ["Keepalive", "Schedule", "Ticking"]
 
 _SHORTEST = 0.001
 
@@ -29,6 +29,56 @@ class Ticking(Protocol):
         """Do what is due at `now` (`time.monotonic`) without blocking. Returns when to be called next; None for never."""
 
 
+class Schedule:
+    """Who is to be called when. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, weakref.ref[Ticking]]] = []
+        # Entries whose target has been forgotten, and that only wait for their time.
+        self._stale = 0
+        self._order = itertools.count()
+
+    @property
+    def next_due(self) -> float | None:
+        """When the first is to be called; None if nobody is."""
+        return self._heap[0][0] if self._heap else None
+
+    def add(self, due: float, target: Ticking) -> None:
+        """Call `target.tick` at `due`, unless it has been forgotten by then: it is not kept alive."""
+        self._sweep()
+        heapq.heappush(self._heap, (due, next(self._order), weakref.ref(target, self._forget)))
+
+    def _forget(self, reference: weakref.ref[Ticking]) -> None:
+        self._stale += 1
+
+    def _sweep(self) -> None:
+        """Drop stale entries once they are the larger part."""
+        if self._stale > 1000 and 2 * self._stale > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2]() is not None]
+            heapq.heapify(self._heap)
+            self._stale = 0
+
+    def call_due(self, now: float) -> None:
+        """Call those whose time has come."""
+        while self._heap and self._heap[0][0] <= now:
+            target = heapq.heappop(self._heap)[2]()
+            if target is None:
+                self._stale = max(self._stale - 1, 0)
+            else:
+                self._call(target, now)
+
+    def _call(self, target: Ticking, now: float) -> None:
+        try:
+            due = target.tick(now)
+        except Exception:
+            # One connection's mistake must not end the care for all others.
+            logger.exception("The timer of %r failed", target)
+            return
+        if due is not None:
+            # Never for this same moment again: it could be due for ever.
+            self.add(max(due, now + _SHORTEST), target)
+
+
 class Keepalive:
     """The clock of one hub. Only for greenlets of that hub's thread."""
 
@@ -36,10 +86,7 @@ class Keepalive:
 
     def __init__(self, hub: Hub) -> None:
         self._loop = hub.loop
-        self._heap: list[tuple[float, int, weakref.ref[Ticking]]] = []
-        # Entries whose target has been forgotten, and that only wait for their time.
-        self._stale = 0
-        self._order = itertools.count()
+        self._schedule = Schedule()
         self._greenlet: gevent.Greenlet[[], None] | None = None
         self._sleeper: Waiter[None] | None = None
 
@@ -53,9 +100,8 @@ class Keepalive:
 
     def at(self, due: float, target: Ticking) -> None:
         """Call `target.tick` at `due`, unless it has been forgotten by then: it is not kept alive. Never blocks."""
-        self._sweep()
-        first = self._heap[0][0] if self._heap else None
-        self._push(due, target)
+        first = self._schedule.next_due
+        self._schedule.add(due, target)
         if self._greenlet is None:
             self._greenlet = gevent.Greenlet(self._run)
             # It works for all connections, not only for the first one, from whose greenlet it is spawned.
@@ -64,19 +110,6 @@ class Keepalive:
         elif first is not None and due < first:
             self._wake()
 
-    def _push(self, due: float, target: Ticking) -> None:
-        heapq.heappush(self._heap, (due, next(self._order), weakref.ref(target, self._forget)))
-
-    def _forget(self, reference: weakref.ref[Ticking]) -> None:
-        self._stale += 1
-
-    def _sweep(self) -> None:
-        """Drop stale entries once they are the larger part."""
-        if self._stale > 1000 and 2 * self._stale > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2]() is not None]
-            heapq.heapify(self._heap)
-            self._stale = 0
-
     def _wake(self) -> None:
         sleeper, self._sleeper = self._sleeper, None
         if sleeper is not None:
@@ -84,35 +117,16 @@ class Keepalive:
 
     def _run(self) -> None:
         try:
-            while self._heap:
+            while (due := self._schedule.next_due) is not None:
                 now = monotonic()
-                if self._heap[0][0] > now:
-                    self._sleep(self._heap[0][0] - now)
+                if due > now:
+                    self._sleep(due - now)
                     continue
-                self._tick_due(now)
+                self._schedule.call_due(now)
                 # Whatever else is due by now: others come first.
                 gevent.sleep(0)
         finally:
             self._greenlet = None
-
-    def _tick_due(self, now: float) -> None:
-        while self._heap and self._heap[0][0] <= now:
-            target = heapq.heappop(self._heap)[2]()
-            if target is None:
-                self._stale = max(self._stale - 1, 0)
-            else:
-                self._tick(target, now)
-
-    def _tick(self, target: Ticking, now: float) -> None:
-        try:
-            due = target.tick(now)
-        except Exception:
-            # One connection's mistake must not end the care for all others.
-            logger.exception("The timer of %r failed", target)
-            return
-        if due is not None:
-            # Never for this same moment again: it could be due for ever.
-            self._push(max(due, now + _SHORTEST), target)
 
     def _sleep(self, seconds: float) -> None:
         sleeper: Waiter[None] = Waiter()

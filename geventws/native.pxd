@@ -70,7 +70,11 @@ cdef class Poller:
     cdef int begin_anew(self) except -1
     cpdef renew(self)
 
-cdef class Watch:
+cdef class Readiness:
+    cdef public bint readable
+    cdef public object receiver
+
+cdef class Watch(Readiness):
     cdef object _callback
     cdef object _hub
     cdef object _socket
@@ -79,8 +83,6 @@ cdef class Watch:
     cdef object _watcher
     cdef int _place
     cdef unsigned _serial
-    cdef public bint readable
-    cdef public object receiver
     cdef readonly bint watching
 
     cdef bint is_closed(self) except -1

@@ -13,7 +13,7 @@ from gevent.hub import Hub
 from gevent.monkey import get_original
 from greenlet import getcurrent, greenlet
 
-__all__ = ["USUAL_READ", "Stream", "Watch", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
+__all__ = ["USUAL_READ", "Readiness", "Stream", "Watch", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
 
 # The thread's, also where the process is patched, and `threading.get_ident` is the greenlet's.
 thread_ident: Callable[[], int] = get_original("_thread", "get_ident")
@@ -74,7 +74,19 @@ class Stream:
         return False
 
 
-class Watch:
+class Readiness:
+    """What is known of a socket that is read from."""
+
+    __slots__ = ("readable", "receiver")
+
+    def __init__(self) -> None:
+        self.readable = False
+        """Whether there may be something to read; for the caller to take back once there is not."""
+        self.receiver: Any = None
+        """Who waits for it, or is about to; None if nobody does."""
+
+
+class Watch(Readiness):
     """Tells when a socket can be read: the greenlet that rests for it, or else `callback`, in the hub.
 
     It goes on telling until it is stopped, so a connection that receives one message after the other has it running
@@ -86,9 +98,10 @@ class Watch:
         callback: called with nothing. It must not block.
     """
 
-    __slots__ = ("_callback", "_descriptor", "_hub", "_socket", "_watcher", "readable", "receiver", "watching")
+    __slots__ = ("_callback", "_descriptor", "_hub", "_socket", "_watcher", "watching")
 
     def __init__(self, hub: Hub, socket: Any, callback: Callable[[], object]) -> None:
+        super().__init__()
         self._hub = hub
         self._socket = socket
         self._descriptor = socket.fileno()
@@ -96,10 +109,6 @@ class Watch:
         self._watcher: Any = hub.loop.io(self._descriptor, 1)
         self.watching = False
         """Whether it is running."""
-        self.readable = False
-        """Whether there may be something to read; for the caller to take back once there is not."""
-        self.receiver: Any = None
-        """The greenlet that rests, or is about to."""
 
     def start(self) -> None:
         """Begin to tell."""

@@ -63,7 +63,7 @@ cdef extern from *:
     object current_greenlet()
     object switch_greenlet(greenlet, args)
 
-__all__ = ["USUAL_READ", "Stream", "Watch", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
+__all__ = ["USUAL_READ", "Readiness", "Stream", "Watch", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
 
 PyGreenlet_Import()
 if _PyGreenlet_API == NULL:
@@ -363,7 +363,11 @@ cdef Poller _poller_of(hub):
     return poller
 
 
-cdef class Watch:
+cdef class Readiness:
+    """What is known of a socket that is read from."""
+
+
+cdef class Watch(Readiness):
     """Tells when a socket can be read."""
 
     def __init__(self, hub, socket, callback):

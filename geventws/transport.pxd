@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 
-from .native cimport Stream, Watch, getcurrent, switch_to
+from .native cimport Readiness, Stream, Watch, getcurrent, switch_to
 
 cdef Py_ssize_t _LARGE_READ, _USUAL_READ
 
@@ -23,33 +23,37 @@ cdef class Transport:
 cdef class TLSStream(Stream):
     cdef object _tls
 
-cdef class GeventTransport(Transport):
-    cdef bint _closed
+# Public where the subclass for native threads, which is not compiled, looks at it.
+cdef class SocketTransport(Transport):
+    cdef object __weakref__
+    cdef public bint _closed
     cdef bint _discarding
-    cdef object _drainers
+    cdef public object _drainers
     cdef bint _eof
     cdef bint _finishing
-    cdef object _hub
     cdef object _listener
-    cdef object _socket
+    cdef public Readiness _readiness
+    cdef public object _socket
     cdef Stream _stream
     cdef object _unsent
-    cdef Watch _watch
-    cdef object _write_watcher
-    cdef object __weakref__
 
-    @cython.locals(watch=Watch)
-    cpdef wait(self, timeout)
     @cython.locals(size=Py_ssize_t)
     cpdef read(self, Py_ssize_t expected=*)
     @cython.locals(size=Py_ssize_t)
     cpdef Py_ssize_t read_into(self, target) except? -2
     cdef _received(self, Py_ssize_t size)
-    @cython.locals(watch=Watch)
-    cdef _wait_readable(self, timeout)
-    cpdef _on_readable(self)
     @cython.locals(sent=Py_ssize_t)
     cpdef bint write(self, bytes data, bint more=*) except? -1
     cdef _keep(self, bytes data, Py_ssize_t sent)
     @cython.locals(sent=Py_ssize_t)
     cdef _flush(self)
+
+cdef class GeventTransport(SocketTransport):
+    cdef object _hub
+    cdef Watch _watch
+    cdef object _write_watcher
+
+    @cython.locals(watch=Watch)
+    cpdef wait(self, timeout)
+    @cython.locals(watch=Watch)
+    cdef _wait_readable(self, timeout)

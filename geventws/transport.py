@@ -1,32 +1,28 @@
-"""The seam to the socket: what a WebSocket needs of it, and the way gevent gives it. Bytes only, no frames, no WSGI."""
+"""The seam to the socket: what a WebSocket needs of it, and the way gevent gives it. Bytes only, no frames, no WSGI.
+
+How native threads wait for a socket is in `threads`.
+"""
 
 from __future__ import annotations
 
 import select
 import socket as _socket
+import ssl
 import struct
-import sys
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from ssl import SSLError, SSLWantReadError, SSLWantWriteError
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from gevent import spawn_raw
-from gevent._hub_local import get_hub_if_exists
 from gevent.hub import Hub, Waiter
 from gevent.monkey import get_original
 from gevent.ssl import SSLSocket
 
 from .exceptions import InvalidState
-from .native import USUAL_READ, Stream, Watch, getcurrent, switch_to
+from .native import USUAL_READ, Readiness, Stream, Watch, getcurrent, switch_to
 
-__all__ = ["GeventTransport", "Listener", "Transport", "call_in_hub"]
+__all__ = ["GeventTransport", "Listener", "SocketTransport", "Transport", "Waiting"]
 
-T = TypeVar("T")
-
-# The real one, also where the process is patched: it is waited for by threads that have no hub.
-_allocate_lock = get_original("_thread", "allocate_lock")
 # The real one, which does not wait here and knows what gevent's does not.
 _poll = get_original("select", "poll")
 
@@ -39,8 +35,6 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 # are 40,000 events, and others would have to wait for all of them.
 _LARGE_READ = 256 * 1024
 _USUAL_READ = USUAL_READ
-# How often a thread looks whether the thread it waits for is still there.
-_PATIENCE = 1.0
 
 
 class Listener(Protocol):
@@ -116,7 +110,7 @@ class Transport:
 
 
 class TLSStream(Stream):
-    """The bytes of a non-blocking `gevent.ssl.SSLSocket`."""
+    """The bytes of a non-blocking `SSLSocket`, gevent's or the standard library's."""
 
     __slots__ = ("_tls",)
 
@@ -149,17 +143,25 @@ class TLSStream(Stream):
         return bool(self._tls.pending() > 0)
 
 
-# What a waiting receiver is switched to with when its time is up.
-_TIMED_OUT = object()
+class Waiting(Protocol):
+    """Somebody who waits for something, and how to tell him. gevent's `Waiter` is one."""
+
+    def switch(self, value: Any) -> object:
+        """It has happened: his waiting returns `value`."""
+
+    def throw(self, error: Any) -> object:
+        """It will not happen: his waiting raises `error`."""
 
 
-class GeventTransport(Transport):
-    """A gevent socket (`gevent.socket.socket` or `gevent.ssl.SSLSocket`), whose waiting is done here.
+class SocketTransport(Transport):
+    """What is the same of a socket whoever waits for it: what is read, written and kept, and how the stream is ended.
 
-    A watch goes on while there is somebody to tell, and switches straight to the receiver: without a Waiter, and without
-    being started and stopped for each message. When nobody receives, the listener is told and the watch stops. Bytes that
-    the socket does not take at once are flushed by a write watcher in the hub, so a sender that is killed or runs out of
-    patience leaves no half frame behind.
+    Subclasses say who waits and how: `wait`, `watch`, `drain`, and the methods under "For subclasses". All of it is for one
+    at a time: the greenlets of one thread, or whoever holds the connection (`runtime`).
+
+    Args:
+        socket: what is closed at the end.
+        raw: the standard library's own socket in it, whose methods neither wait nor fail in ways of their own.
     """
 
     __slots__ = (
@@ -168,33 +170,26 @@ class GeventTransport(Transport):
         "_drainers",
         "_eof",
         "_finishing",
-        "_hub",
         "_listener",
+        "_readiness",
         "_socket",
         "_stream",
         "_unsent",
-        "_watch",
-        "_write_watcher",
         "backlog",
         "bytes_received",
         "bytes_sent",
     )
 
-    def __init__(self, socket: Any, listener: Listener) -> None:
-        socket.settimeout(0.0)
-        raw = socket._sock
+    def __init__(self, socket: Any, raw: Any, readiness: Readiness, listener: Listener) -> None:
         self._socket = socket
-        # The standard library's own: gevent's methods would first fail, then wait with a new Waiter each time.
-        self._stream = TLSStream(socket) if isinstance(socket, SSLSocket) else Stream(raw)
+        self._stream = TLSStream(socket) if isinstance(socket, SSLSocket | ssl.SSLSocket) else Stream(raw)
         self._listener: Listener | None = listener
-        self._hub: Hub = socket.hub
-        self._watch = Watch(self._hub, raw, self._on_readable)
-        self._watch.readable = self._stream.pending()
-        self._write_watcher: Any = None
+        self._readiness = readiness
+        readiness.readable = self._stream.pending()
         # Made when first needed, as most peers read what they are sent.
         self._unsent: deque[memoryview] | None = None
         self.backlog = 0
-        self._drainers: deque[tuple[int, Waiter[bool]]] | None = None
+        self._drainers: deque[tuple[int, Waiting]] | None = None
         self._finishing = self._discarding = self._eof = self._closed = False
         self.bytes_received = 0
         self.bytes_sent = 0
@@ -202,11 +197,252 @@ class GeventTransport(Transport):
             # Frames are written whole: waiting for more to fill a segment would only delay them.
             raw.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
+    # For subclasses.
+
+    def _raw(self) -> Any:
+        """The standard library's own socket."""
+        raise NotImplementedError
+
+    def _start_writing(self) -> None:
+        """Have `_on_writable` called while the socket takes bytes."""
+        raise NotImplementedError
+
+    def _stop_writing(self) -> None:
+        """Not any more."""
+        raise NotImplementedError
+
+    def _tell_no_more(self) -> None:
+        """The listener has been told that there is something to read: not again until `watch`."""
+        raise NotImplementedError
+
+    def _stop_watching(self) -> None:
+        """Nobody is to be told of anything any more."""
+        raise NotImplementedError
+
+    def _wake_receiver(self) -> None:
+        """Whoever waits to receive shall look again, soon."""
+        raise NotImplementedError
+
+    def _close_socket(self, woken: bool) -> None:
+        """Close it, and call `_tell_closed`: at once, or if somebody waits (`woken`) where he can be switched to."""
+        raise NotImplementedError
+
     # Reading.
 
     @property
     def receiving(self) -> bool:
-        return self._watch.receiver is not None
+        return self._readiness.receiver is not None
+
+    def read(self, expected: int = 0) -> bytes | None:
+        if self._closed or self._eof or self._finishing:
+            return b""
+        # A plain socket says itself whether there is more, TLS may hold back what the socket has given it already.
+        self._readiness.readable = False
+        try:
+            data = self._stream.receive(_LARGE_READ if expected > _USUAL_READ else _USUAL_READ)
+        except OSError:
+            data = b""
+        if data is None:
+            return None
+        self._received(len(data))
+        return data
+
+    def read_into(self, target: memoryview) -> int:
+        if self._closed or self._eof or self._finishing:
+            return 0
+        self._readiness.readable = False
+        try:
+            size = self._stream.receive_into(target)
+        except OSError:
+            size = 0
+        if size >= 0:
+            self._received(size)
+        return size
+
+    def _received(self, size: int) -> None:
+        self.bytes_received += size
+        if size:
+            self._readiness.readable = self._stream.pending()
+        else:
+            self._eof = self._readiness.readable = True
+
+    def peer_left(self) -> bool:
+        if self._closed:
+            return True
+        poll = _poll()
+        poll.register(self._raw().fileno(), _POLLRDHUP)
+        return bool(poll.poll(0))
+
+    def _on_readable(self) -> None:
+        """There is something to read, and nobody waits for it."""
+        if self._discarding:
+            self._discard()
+            return
+        self._tell_no_more()
+        if self._listener is not None:
+            self._listener.on_readable()
+
+    # Writing.
+
+    def write(self, data: bytes, more: bool = False) -> bool:
+        if self._closed or self._finishing:
+            raise BrokenPipeError("the connection is closed")
+        if self.backlog:
+            self._keep(data, 0)
+            return False
+        sent = self._stream.send(data, more)
+        self.bytes_sent += sent
+        if sent == len(data):
+            return True
+        self._keep(data, sent)
+        self._start_writing()
+        return False
+
+    def _keep(self, data: bytes, sent: int) -> None:
+        if self._unsent is None:
+            self._unsent = deque()
+        self._unsent.append(memoryview(data)[sent:])
+        self.backlog += len(data) - sent
+
+    def _on_writable(self) -> None:
+        """The socket takes more."""
+        try:
+            self._flush()
+        except OSError:
+            self._drop_backlog()
+            return
+        if not self.backlog:
+            self._stop_writing()
+            if self._finishing:
+                self._end_stream()
+        self._wake_drainers()
+
+    def _flush(self) -> None:
+        while self._unsent:
+            head = self._unsent[0]
+            sent = self._stream.send(head)
+            self.bytes_sent += sent
+            self.backlog -= sent
+            if sent < len(head):
+                # What is left is offered again in the same place: TLS insists on that.
+                self._unsent[0] = head[sent:]
+                return
+            self._unsent.popleft()
+
+    def _wake_drainers(self) -> None:
+        """Whoever waits for bytes that have left goes on."""
+        while self._drainers and self._drainers[0][0] <= self.bytes_sent:
+            self._drainers.popleft()[1].switch(True)
+
+    def _drop_backlog(self) -> None:
+        """The peer is gone, or the connection is closed. What was to be sent cannot be."""
+        self._stop_writing()
+        self._unsent = None
+        self.backlog = 0
+        while self._drainers:
+            self._drainers.popleft()[1].throw(BrokenPipeError("the connection is closed"))
+        if self._finishing:
+            self.close()
+
+    # Ending.
+
+    def finish(self) -> None:
+        if self._closed or self._finishing:
+            return
+        self._finishing = True
+        self._readiness.readable = True  # Whoever comes to recv is told of the end at once.
+        if not self._unsent:
+            self._end_stream()
+        if self._readiness.receiver is not None:
+            self._wake_receiver()
+
+    def _end_stream(self) -> None:
+        if self._eof:
+            self.close()
+            return
+        try:
+            if isinstance(self._stream, TLSStream):
+                self._notify_tls_close()
+            self._raw().shutdown(_socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        # A socket closed with unread input sends a reset, which can overtake our last frames: read it away first.
+        self._discarding = True
+        self.watch()
+
+    def _notify_tls_close(self) -> None:
+        # SSLWantReadError: the notice is out, and what the peer answers is dropped like all else.
+        with suppress(SSLError, ValueError):
+            self._socket.unwrap()
+
+    def _discard(self) -> None:
+        try:
+            # The raw socket: after the notice above TLS reads no more.
+            while self._raw().recv(_LARGE_READ):
+                pass
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._eof = True
+        self.close()
+
+    def close(self, abort: bool = False) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._stop_watching()
+        self._stop_writing()
+        if abort:
+            self._abort()
+        self._readiness.readable = True  # Whoever comes to recv is told of the end at once.
+        self._close_socket(self._readiness.receiver is not None or bool(self._drainers))
+
+    def _abort(self) -> None:
+        # Linger for no time: what the kernel holds for a peer that does not read is dropped with a reset.
+        with suppress(OSError):
+            self._raw().setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _NO_LINGER)
+
+    def _tell_closed(self) -> None:
+        listener, self._listener = self._listener, None
+        self._drop_backlog()
+        try:
+            if listener is not None:
+                listener.on_closed()
+        finally:
+            if self._readiness.receiver is not None:
+                self._wake_receiver()
+
+
+# What a waiting receiver is switched to with when its time is up.
+_TIMED_OUT = object()
+
+
+class GeventTransport(SocketTransport):
+    """A gevent socket (`gevent.socket.socket` or `gevent.ssl.SSLSocket`), whose waiting is done here.
+
+    A watch goes on while there is somebody to tell, and switches straight to the receiver: without a Waiter, and without
+    being started and stopped for each message. When nobody receives, the listener is told and the watch stops. Bytes that
+    the socket does not take at once are flushed by a write watcher in the hub, so a sender that is killed or runs out of
+    patience leaves no half frame behind.
+    """
+
+    __slots__ = ("_hub", "_watch", "_write_watcher")
+
+    def __init__(self, socket: Any, listener: Listener) -> None:
+        socket.settimeout(0.0)
+        # gevent's own methods would first fail, then wait with a new Waiter each time.
+        raw = socket._sock
+        self._hub: Hub = socket.hub
+        self._watch = Watch(self._hub, raw, self._on_readable)
+        self._write_watcher: Any = None
+        super().__init__(socket, raw, self._watch, listener)
+
+    def _raw(self) -> Any:
+        return self._socket._sock
+
+    # Reading.
 
     def wait(self, timeout: float | None) -> None:
         watch = self._watch
@@ -222,39 +458,6 @@ class GeventTransport(Transport):
                 pass
         finally:
             watch.receiver = None
-
-    def read(self, expected: int = 0) -> bytes | None:
-        if self._closed or self._eof or self._finishing:
-            return b""
-        # A plain socket says itself whether there is more, TLS may hold back what the socket has given it already.
-        self._watch.readable = False
-        try:
-            data = self._stream.receive(_LARGE_READ if expected > _USUAL_READ else _USUAL_READ)
-        except OSError:
-            data = b""
-        if data is None:
-            return None
-        self._received(len(data))
-        return data
-
-    def read_into(self, target: memoryview) -> int:
-        if self._closed or self._eof or self._finishing:
-            return 0
-        self._watch.readable = False
-        try:
-            size = self._stream.receive_into(target)
-        except OSError:
-            size = 0
-        if size >= 0:
-            self._received(size)
-        return size
-
-    def _received(self, size: int) -> None:
-        self.bytes_received += size
-        if size:
-            self._watch.readable = self._stream.pending()
-        else:
-            self._eof = self._watch.readable = True
 
     def _wait_readable(self, timeout: float | None) -> None:
         watch = self._watch
@@ -286,101 +489,39 @@ class GeventTransport(Transport):
             self._watch.receiver = None
             switch_to(receiver, token)
 
+    def _wake_receiver(self) -> None:
+        # Only the hub can switch to somebody and come back.
+        self._hub.loop.run_callback(self._wake, self._watch)
+
     def watch(self) -> None:
         if self._closed:
             return
         self._watch.start()
         if self._watch.readable:
             # The socket will not tell: what there is lies in TLS, or it is the end.
-            self._hub.loop.run_callback(self._watch.ready)
+            self._hub.loop.run_callback(self._tell_ready)
 
-    def peer_left(self) -> bool:
-        if self._closed:
-            return True
-        poll = _poll()
-        poll.register(self._socket.fileno(), _POLLRDHUP)
-        return bool(poll.poll(0))
+    def _tell_ready(self) -> None:
+        self._watch.ready()
 
-    def _on_readable(self) -> None:
-        """In the hub: there is something to read, and nobody waits for it."""
-        if self._discarding:
-            self._discard()
-            return
+    def _tell_no_more(self) -> None:
         self._watch.stop()
-        if self._listener is not None:
-            self._listener.on_readable()
+
+    def _stop_watching(self) -> None:
+        self._watch.close()
 
     # Writing.
 
-    def write(self, data: bytes, more: bool = False) -> bool:
-        if self._closed or self._finishing:
-            raise BrokenPipeError("the connection is closed")
-        if self.backlog:
-            self._keep(data, 0)
-            return False
-        sent = self._stream.send(data, more)
-        self.bytes_sent += sent
-        if sent == len(data):
-            return True
-        self._keep(data, sent)
-        self._flush_later()
-        return False
-
-    def _keep(self, data: bytes, sent: int) -> None:
-        if self._unsent is None:
-            self._unsent = deque()
-        self._unsent.append(memoryview(data)[sent:])
-        self.backlog += len(data) - sent
-
-    def _flush_later(self) -> None:
+    def _start_writing(self) -> None:
         if self._write_watcher is None:
             self._write_watcher = self._hub.loop.io(self._socket.fileno(), 2)
         self._write_watcher.start(self._on_writable)
-
-    def _on_writable(self) -> None:
-        try:
-            self._flush()
-        except OSError:
-            self._drop_backlog()
-            return
-        if not self.backlog:
-            self._stop_writing()
-            if self._finishing:
-                self._end_stream()
-        self._wake_drainers()
-
-    def _flush(self) -> None:
-        while self._unsent:
-            head = self._unsent[0]
-            sent = self._stream.send(head)
-            self.bytes_sent += sent
-            self.backlog -= sent
-            if sent < len(head):
-                # What is left is offered again in the same place: TLS insists on that.
-                self._unsent[0] = head[sent:]
-                return
-            self._unsent.popleft()
 
     def _stop_writing(self) -> None:
         watcher, self._write_watcher = self._write_watcher, None
         if watcher is not None:
             watcher.stop()
             watcher.close()
-
-    def _wake_drainers(self) -> None:
-        """In the hub: whoever waits for bytes that have left goes on."""
-        while self._drainers and self._drainers[0][0] <= self.bytes_sent:
-            self._drainers.popleft()[1].switch(True)
-
-    def _drop_backlog(self) -> None:
-        """In the hub: the peer is gone, or the connection is closed. What was to be sent cannot be."""
-        self._stop_writing()
-        self._unsent = None
-        self.backlog = 0
-        while self._drainers:
-            self._drainers.popleft()[1].throw(BrokenPipeError("the connection is closed"))
-        if self._finishing:
-            self.close()
 
     def drain(self, timeout: float | None) -> None:
         if not self.backlog:
@@ -412,145 +553,9 @@ class GeventTransport(Transport):
 
     # Ending.
 
-    def finish(self) -> None:
-        if self._closed or self._finishing:
-            return
-        self._finishing = True
-        self._watch.readable = True  # Whoever comes to recv is told of the end at once.
-        if not self._unsent:
-            self._end_stream()
-        if self._watch.receiver is not None:
-            self._hub.loop.run_callback(self._wake, self._watch)
-
-    def _end_stream(self) -> None:
-        if self._eof:
-            self.close()
-            return
-        try:
-            if isinstance(self._stream, TLSStream):
-                self._notify_tls_close()
-            self._socket._sock.shutdown(_socket.SHUT_WR)
-        except OSError:
-            self.close()
-            return
-        # A socket closed with unread input sends a reset, which can overtake our last frames: read it away first.
-        self._discarding = True
-        self.watch()
-
-    def _notify_tls_close(self) -> None:
-        # SSLWantReadError: the notice is out, and what the peer answers is dropped like all else.
-        with suppress(SSLError, ValueError):
-            self._socket.unwrap()
-
-    def _discard(self) -> None:
-        try:
-            # The raw socket: after the notice above TLS reads no more.
-            while self._socket._sock.recv(_LARGE_READ):
-                pass
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        self._eof = True
-        self.close()
-
-    def close(self, abort: bool = False) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._watch.close()
-        self._stop_writing()
-        if abort:
-            self._abort()
+    def _close_socket(self, woken: bool) -> None:
         self._socket.close()
-        self._watch.readable = True  # Whoever comes to recv is told of the end at once.
-        if self._watch.receiver is None and not self._drainers:
-            self._tell_closed()
-        else:
-            # Those who wait are switched to, which only the hub can do and come back.
+        if woken:
             self._hub.loop.run_callback(self._tell_closed)
-
-    def _abort(self) -> None:
-        # Linger for no time: what the kernel holds for a peer that does not read is dropped with a reset.
-        with suppress(OSError):
-            self._socket._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _NO_LINGER)
-
-    def _tell_closed(self) -> None:
-        listener, self._listener = self._listener, None
-        self._drop_backlog()
-        try:
-            if listener is not None:
-                listener.on_closed()
-        finally:
-            self._wake(self._watch)
-
-
-def call_in_hub(hub: Hub, function: Callable[..., T], *args: Any) -> T:
-    """Run `function(*args)` in a greenlet of `hub`'s thread, from another thread, and wait for what it returns or raises.
-
-    Raises:
-        InvalidState: that thread has ended.
-    """
-    outcome: list[Any] = [None, None]
-    wake, wait = _waiter_for_another_thread(hub)
-
-    def run() -> None:
-        try:
-            outcome[0] = function(*args)
-        except BaseException as error:
-            outcome[1] = error
-        finally:
-            wake()
-
-    _check_alive(hub)
-    hub.loop.run_callback_threadsafe(spawn_raw, run)
-    wait()
-    if outcome[1] is not None:
-        raise outcome[1]
-    result: T = outcome[0]
-    return result
-
-
-def _check_alive(hub: Hub) -> None:
-    if hub.dead or hub.loop is None or hub.thread_ident not in sys._current_frames():
-        raise InvalidState("the thread that the connection belongs to has ended")
-
-
-def _waiter_for_another_thread(other: Hub) -> tuple[Callable[[], object], Callable[[], object]]:
-    """A pair of calls: the first, made in `other`'s thread, ends the second one's waiting in this thread."""
-    hub = get_hub_if_exists()
-    if hub is None:
-        lock = _allocate_lock()
-        lock.acquire()
-
-        def wait_natively() -> None:
-            while not lock.acquire(timeout=_PATIENCE):
-                _check_alive(other)
-
-        return lock.release, wait_natively
-    # This thread runs greenlets of its own: they go on meanwhile.
-    done: list[bool] = []
-    notice = hub.loop.async_()
-
-    def wake() -> None:
-        done.append(True)
-        notice.send()
-
-    def wait() -> None:
-        try:
-            while not done:
-                waiter: Waiter[None] = Waiter()
-                notice.start(waiter.switch, None)
-                timer = hub.loop.timer(_PATIENCE)
-                timer.start(waiter.switch, None)
-                if not done:
-                    waiter.get()
-                notice.stop()
-                timer.stop()
-                timer.close()
-                if not done:
-                    _check_alive(other)
-        finally:
-            notice.close()
-
-    return wake, wait
+        else:
+            self._tell_closed()

@@ -28,6 +28,7 @@ COMPILED = {
     "geventws.protocol.frames": ".py",
     "geventws.protocol.connection": ".py",
     "geventws.native": ".pyx",
+    "geventws.runtime": ".py",
     "geventws.transport": ".py",
     "geventws.websocket": ".py",
 }

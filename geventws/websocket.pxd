@@ -2,6 +2,7 @@
 cimport cython
 
 from .native cimport thread_ident
+from .runtime cimport Runtime
 from .protocol.connection cimport Connection
 from .transport cimport Transport
 
@@ -19,7 +20,6 @@ cdef class WebSocketBase:
     cdef bint _draining
     cdef bint _end_told
     cdef readonly bint _ended
-    cdef object _hub
     cdef object _id
     cdef object _latency
     cdef bint _logging
@@ -35,7 +35,7 @@ cdef class WebSocketBase:
     cdef object _ping_sent
     cdef object _refusal
     cdef object _request
-    cdef unsigned long _thread
+    cdef Runtime _runtime
     cdef object _touched
     cdef Transport _transport
     cdef bint _turn_due

@@ -14,12 +14,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import gevent
-from gevent.event import Event
-from gevent.hub import Hub
 
 from .codes import CloseCode, Opcode
 from .exceptions import ConnectionClosed, HandshakeError, InvalidState, WebSocketError
-from .keepalive import Keepalive
 from .native import thread_ident
 from .options import WebSocketOptions
 from .protocol import CloseReceived, PingReceived, PongReceived, Role, State
@@ -27,7 +24,8 @@ from .protocol.connection import Connection
 from .protocol.deflate import Deflate
 from .protocol.handshake import OpeningRequest, accept_response, choose_subprotocol, negotiate, origin_allowed
 from .protocol.payload import let_go
-from .transport import Listener, Transport, call_in_hub
+from .runtime import HubRuntime, Runtime, Signal
+from .transport import Listener, Transport
 
 __all__ = [
     "MSG_ALREADY_CLOSED",
@@ -105,7 +103,6 @@ class WebSocketBase:
         "_draining",
         "_end_told",
         "_ended",
-        "_hub",
         "_id",
         "_latency",
         "_logging",
@@ -121,7 +118,7 @@ class WebSocketBase:
         "_ping_sent",
         "_refusal",
         "_request",
-        "_thread",
+        "_runtime",
         "_touched",
         "_transport",
         "_turn_due",
@@ -141,6 +138,7 @@ class WebSocketBase:
         upgrade: Upgrade,
         options: WebSocketOptions,
         handler: Any = None,
+        runtime: Runtime | None = None,
     ) -> None:
         self.environ = environ
         """The WSGI environ of the request."""
@@ -155,8 +153,7 @@ class WebSocketBase:
         """For frameworks: called when the handshake is about to be accepted, gives more header fields for the 101."""
         self.after_close: Callable[[Any], None] | None = None
         """For servers: called once, when TCP is closed, in the hub or by who closes it. It must not block."""
-        self._hub = gevent.get_hub()
-        self._thread = thread_ident()
+        self._runtime: Runtime = HubRuntime.current() if runtime is None else runtime
         self._transport: Transport | None = None
         self._connection: Connection | None = None
         self._refusal: str | None = None
@@ -172,7 +169,7 @@ class WebSocketBase:
         self._draining = False
         self._end_told = False
         self._ended = False
-        self._closed_event: Event | None = None
+        self._closed_event: Signal | None = None
         # When TCP is closed on a peer that does not do it: set with our Close frame, and with the closing handshake's end.
         self._deadline: float | None = None
         self._next_ping: float | None = None
@@ -215,7 +212,7 @@ class WebSocketBase:
         """
         if self._connection is not None:
             raise InvalidState("the opening handshake has been answered already: accept() is called once, and first")
-        if thread_ident() != self._thread:
+        if thread_ident() != self._runtime.thread:
             self._elsewhere(self.accept, subprotocol, headers)
             return
         self._check_refusal()
@@ -275,7 +272,7 @@ class WebSocketBase:
             transport.watch()
         if self._options.ping_interval is not None:
             self._next_ping = monotonic() + self._options.ping_interval
-            Keepalive.of(self._hub).at(self._next_ping, self)
+            self._runtime.at(self._next_ping, self)
 
     def _open(self) -> Connection:
         """The connection, accepted if it is not yet."""
@@ -314,7 +311,7 @@ class WebSocketBase:
 
     def _next_message(self, timeout: float | None) -> str | bytes | None:
         """What `receive` does."""
-        if thread_ident() != self._thread:
+        if thread_ident() != self._runtime.thread:
             received: str | bytes | None = self._elsewhere(self.receive, timeout)
             return received
         connection = self._connection or self._open()
@@ -360,7 +357,7 @@ class WebSocketBase:
                 size = transport.read_into(target)
                 if size > 0:
                     connection.written(size)
-                    _reserve.used(self._hub)
+                    _reserve.used(self._runtime)
                 return size
         data = transport.read(connection.expected)
         if data is None:
@@ -404,11 +401,11 @@ class WebSocketBase:
     # Reading while nobody receives.
 
     def on_readable(self) -> None:
-        """From the transport, in the hub: there is something to read and nobody is in `receive`."""
+        """From the transport: there is something to read and nobody is in `receive`."""
         if self._full:
             self._pause()
         else:
-            gevent.spawn_raw(self._look_ahead)
+            self._runtime.spawn(self._look_ahead)
 
     @property
     def _full(self) -> bool:
@@ -429,10 +426,13 @@ class WebSocketBase:
         self._paused = True
         if self._lookout is None:
             self._lookout = _Lookout(self)
-            Keepalive.of(self._hub).at(monotonic() + _LOOK_FOR_LEAVING, self._lookout)
+            self._runtime.at(monotonic() + _LOOK_FOR_LEAVING, self._lookout)
 
     def look_for_leaving(self, now: float) -> float | None:
-        """From `Keepalive`, while reading ahead rests."""
+        """From time to time, while reading ahead rests."""
+        if thread_ident() != self._runtime.thread:
+            due: float | None = self._elsewhere(self.look_for_leaving, now)
+            return due
         if self._paused and self._transport is not None and not self._transport.peer_left():
             return now + _LOOK_FOR_LEAVING
         self._lookout = None
@@ -451,10 +451,10 @@ class WebSocketBase:
     def _take_turn(self) -> None:
         if not self._turn_due:
             self._turn_due = True
-            self._hub.loop.run_callback(self._on_turn)
+            self._runtime.soon(self._on_turn)
 
     def _on_turn(self) -> None:
-        """In the hub, in its next turn: what was to be sent leaves, what came in is looked at."""
+        """What was to be sent leaves, what came in is looked at."""
         look_ahead, self._turn_due, self._look_ahead_due = self._look_ahead_due, False, False
         connection, transport = self._connection, self._transport
         if connection is None or transport is None:
@@ -465,7 +465,10 @@ class WebSocketBase:
             self.on_readable()
 
     def _look_ahead(self) -> None:
-        """In a greenlet of its own: answer pings, see a close, and keep up to `max_queue` messages for later."""
+        """Beside the handler: answer pings, see a close, and keep up to `max_queue` messages for later."""
+        if thread_ident() != self._runtime.thread:
+            self._elsewhere(self._look_ahead)
+            return
         try:
             self._read_ahead()
         except Exception:
@@ -568,7 +571,7 @@ class WebSocketBase:
             TypeError: `message` is neither `str` nor bytes-like.
             ValueError: text that is not Unicode (a lone surrogate), or with binary=False not UTF-8.
         """
-        if thread_ident() != self._thread:
+        if thread_ident() != self._runtime.thread:
             self._elsewhere(self.send, message, binary)
             return
         connection = self._connection or self._open()
@@ -638,7 +641,7 @@ class WebSocketBase:
         self._send_control(Connection.send_ping, _encode(payload, None)[0])
 
     def _send_control(self, send: Callable[[Connection, bytes], None], payload: bytes) -> None:
-        if thread_ident() != self._thread:
+        if thread_ident() != self._runtime.thread:
             self._elsewhere(self._send_control, send, payload)
             return
         connection = self._connection or self._open()
@@ -673,9 +676,12 @@ class WebSocketBase:
         """The same for messages whose `send` has returned: should the peer not read them, it is given up by and by."""
         if not self._flush(connection) and connection.state is _OPEN and not self._draining:
             self._draining = True
-            gevent.spawn_raw(self._drain_later)
+            self._runtime.spawn(self._drain_later)
 
     def _drain_later(self) -> None:
+        if thread_ident() != self._runtime.thread:
+            self._elsewhere(self._drain_later)
+            return
         try:
             self._drain()
         finally:
@@ -733,14 +739,14 @@ class WebSocketBase:
             TypeError: a code that is no whole number, or a reason that is no text.
         """
         _check_close(code, message or reason)
-        if thread_ident() != self._thread:
+        if thread_ident() != self._runtime.thread:
             self._elsewhere(self.close, code, reason, message)
             return
         if self._refusal is not None or self._ended:
             return
         self._start_closing(self._connection or self._open(), code, message or reason)
         if self._closed_event is None:
-            self._closed_event = Event()
+            self._closed_event = self._runtime.signal()
         self._closed_event.wait()
 
     def start_closing(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
@@ -761,7 +767,7 @@ class WebSocketBase:
     def _close_by(self, due: float) -> None:
         if self._deadline is None or due < self._deadline:
             self._deadline = due
-            Keepalive.of(self._hub).at(due, self)
+            self._runtime.at(due, self)
 
     def _lost(self) -> None:
         """The stream has ended."""
@@ -772,7 +778,7 @@ class WebSocketBase:
 
     def hang_up(self) -> None:
         """Close TCP at once, without waiting for the peer: for servers, when its time is up. What was sent still leaves."""
-        if thread_ident() != self._thread:
+        if thread_ident() != self._runtime.thread:
             self._elsewhere(self.hang_up)
             return
         if self._connection is not None and not self._ended:
@@ -798,12 +804,15 @@ class WebSocketBase:
             self.after_close(self)
         if logger.isEnabledFor(logging.INFO):
             # In a greenlet: a log handler may have to wait, which the hub cannot.
-            gevent.spawn_raw(logger.info, "%r is closed: %s %s", self, self.close_code, self.close_reason)
+            self._runtime.spawn(logger.info, "%r is closed: %s %s", self, self.close_code, self.close_reason)
 
     # Time.
 
     def tick(self, now: float) -> float | None:
-        """From `Keepalive`: ping, and close TCP on a peer that is gone or does not finish. Returns when to be called next."""
+        """When it is time: ping, and close TCP on a peer that is gone or does not finish. Returns when to be called next."""
+        if thread_ident() != self._runtime.thread:
+            due: float | None = self._elsewhere(self.tick, now)
+            return due
         connection, transport = self._connection, self._transport
         if connection is None or transport is None:
             return None
@@ -962,8 +971,8 @@ class WebSocketBase:
         logger.debug("%s %s %.80r [%d] %r", direction, kind, message, size, self)
 
     def _elsewhere(self, method: Callable[..., Any], *args: Any) -> Any:
-        """Call `method` in the thread that the connection belongs to."""
-        return call_in_hub(self._hub, method, *args)
+        """Call `method` where it may touch the connection."""
+        return self._runtime.call(method, *args)
 
 
 class WebSocket(WebSocketBase):
@@ -1029,14 +1038,14 @@ def _broadcast(
     here = thread_ident()
     frames: dict[object, bytes] = {}
     behind: list[WebSocketBase] = []
-    elsewhere: dict[Hub, list[WebSocketBase]] = {}
+    elsewhere: dict[Runtime, list[WebSocketBase]] = {}
     for websocket in websockets:
-        if websocket._thread != here:
-            elsewhere.setdefault(websocket._hub, []).append(websocket)
+        if websocket._runtime.thread != here:
+            elsewhere.setdefault(websocket._runtime, []).append(websocket)
         elif not websocket._send_shared(payload, opcode, frames, max_backlog):
             behind.append(websocket)
-    for hub, others in elsewhere.items():
-        behind += call_in_hub(hub, _broadcast, tuple(others), payload, opcode, max_backlog)
+    for runtime, others in elsewhere.items():
+        behind += runtime.call(_broadcast, tuple(others), payload, opcode, max_backlog)
     return behind
 
 
@@ -1070,11 +1079,11 @@ class _Reserve:
     def __init__(self) -> None:
         self._looked_after = 0.0
 
-    def used(self, hub: Hub) -> None:
+    def used(self, runtime: Runtime) -> None:
         now = monotonic()
         if now > self._looked_after:
             self._looked_after = now + 2 * _KEPT
-            Keepalive.of(hub).at(now + _KEPT, self)
+            runtime.at(now + _KEPT, self)
 
     def tick(self, now: float) -> float | None:
         left = let_go()

@@ -116,7 +116,7 @@ def test_others_run_though_something_is_always_due(keepalive: Keepalive) -> None
 def test_what_is_forgotten_does_not_pile_up(keepalive: Keepalive) -> None:
     for _ in range(5000):
         keepalive.at(monotonic() + 3600, Target())
-    assert len(keepalive._heap) < 2100
+    assert len(keepalive._schedule._heap) < 2100
 
 
 def test_it_does_not_keep_a_program_from_ending(keepalive: Keepalive) -> None:

@@ -15,7 +15,8 @@ from waiting import wait_until
 
 from geventws import InvalidState
 from geventws.native import USUAL_READ
-from geventws.transport import GeventTransport, call_in_hub
+from geventws.runtime import call_in_hub
+from geventws.transport import GeventTransport
 
 
 class Ear:

@@ -457,7 +457,7 @@ def test_a_connection_that_rests_is_looked_after_once(hold: Any) -> None:
         held.client.send(frame(TEXT, "a") + frame(TEXT, "b"))
         wait_until(lambda: held.ws._paused)
         assert [held.ws.receive(), held.ws.receive()] == ["a", "b"]
-    heap = Keepalive.of(gevent.get_hub())._heap
+    heap = Keepalive.of(gevent.get_hub())._schedule._heap
     assert sum(type(entry[2]()).__name__ == "_Lookout" and entry[2]()._websocket is held.ws for entry in heap) <= 1
 
 

@@ -1,0 +1,183 @@
+"""What a connection runs in: who may touch it at a time, and how something is done there later, or beside it.
+
+Here is what is asked for, and gevent's answer; that of native threads is in `threads`. No sockets, nothing of WebSockets.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+from gevent import spawn_raw
+from gevent._hub_local import get_hub_if_exists
+from gevent.event import Event
+from gevent.hub import Hub, Waiter, get_hub
+from gevent.monkey import get_original
+
+from .exceptions import InvalidState
+from .keepalive import Keepalive, Ticking
+
+__all__ = ["HubRuntime", "Runtime", "Signal", "call_in_hub"]
+
+# The real one, also where the process is patched: it is waited for by threads that have no hub.
+_allocate_lock = get_original("_thread", "allocate_lock")
+# How often a thread looks whether the thread it waits for is still there.
+_PATIENCE = 1.0
+
+
+class Signal(Protocol):
+    """Something that is waited for, and happens once."""
+
+    def set(self) -> None:
+        """It has happened. Whoever waits goes on."""
+
+    def wait(self) -> object:
+        """Wait until it has happened."""
+
+
+class Runtime:
+    """Where a connection's methods run. What touches the connection runs in `thread`; everybody else uses `call`."""
+
+    thread: int
+    """The number of the thread that may touch the connection now; 0 if none may, before it has asked."""
+
+    __slots__ = ("thread",)
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run `function(*args)` where it may touch the connection, and wait for what it returns or raises.
+
+        Raises:
+            InvalidState: there is nothing left that could run it.
+        """
+        raise NotImplementedError
+
+    def soon(self, function: Callable[[], object]) -> None:
+        """Run `function` where it may touch the connection, once others had their turn. It must not block."""
+        raise NotImplementedError
+
+    def spawn(self, function: Callable[..., object], *args: Any) -> None:
+        """Run `function(*args)` beside everything else. It may block."""
+        raise NotImplementedError
+
+    def at(self, due: float, target: Ticking) -> None:
+        """Call `target.tick` at `due` (`time.monotonic`), unless it has been forgotten by then: it is not kept alive."""
+        raise NotImplementedError
+
+    def signal(self) -> Signal:
+        """A new one, for those who touch the connection: others may do so while it is waited for."""
+        raise NotImplementedError
+
+
+class HubRuntime(Runtime):
+    """The greenlets of one hub: all of its thread's may touch a connection, and nobody disturbs them until they wait."""
+
+    __slots__ = ("__weakref__", "_hub")
+
+    _of_hub: ClassVar[weakref.WeakKeyDictionary[Hub, HubRuntime]] = weakref.WeakKeyDictionary()
+
+    def __init__(self, hub: Hub) -> None:
+        self.thread = hub.thread_ident
+        # It must not keep the hub, which the dictionary above lets go with its thread.
+        self._hub = weakref.ref(hub)
+
+    @classmethod
+    def current(cls) -> HubRuntime:
+        """That of the current thread, which gets a hub if it has none."""
+        hub = get_hub()
+        runtime = cls._of_hub.get(hub)
+        if runtime is None:
+            runtime = cls._of_hub[hub] = cls(hub)
+        return runtime
+
+    def _living_hub(self) -> Hub:
+        hub = self._hub()
+        if hub is None:
+            raise InvalidState("the thread that the connection belongs to has ended")
+        return hub
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        return call_in_hub(self._living_hub(), function, *args)
+
+    def soon(self, function: Callable[[], object]) -> None:
+        self._living_hub().loop.run_callback(function)
+
+    def spawn(self, function: Callable[..., object], *args: Any) -> None:
+        spawn_raw(function, *args)
+
+    def at(self, due: float, target: Ticking) -> None:
+        Keepalive.of(self._living_hub()).at(due, target)
+
+    def signal(self) -> Signal:
+        return Event()
+
+
+def call_in_hub(hub: Hub, function: Callable[..., Any], *args: Any) -> Any:
+    """Run `function(*args)` in a greenlet of `hub`'s thread, from another thread, and wait for what it returns or raises.
+
+    Raises:
+        InvalidState: that thread has ended.
+    """
+    outcome: list[Any] = [None, None]
+    wake, wait = _waiter_for_another_thread(hub)
+
+    def run() -> None:
+        try:
+            outcome[0] = function(*args)
+        except BaseException as error:
+            outcome[1] = error
+        finally:
+            wake()
+
+    _check_alive(hub)
+    hub.loop.run_callback_threadsafe(spawn_raw, run)
+    wait()
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def _check_alive(hub: Hub) -> None:
+    if hub.dead or hub.loop is None or hub.thread_ident not in sys._current_frames():
+        raise InvalidState("the thread that the connection belongs to has ended")
+
+
+def _waiter_for_another_thread(other: Hub) -> tuple[Callable[[], object], Callable[[], object]]:
+    """A pair of calls: the first, made in `other`'s thread, ends the second one's waiting in this thread."""
+    hub = get_hub_if_exists()
+    if hub is None:
+        lock = _allocate_lock()
+        lock.acquire()
+
+        def wait_natively() -> None:
+            while not lock.acquire(timeout=_PATIENCE):
+                _check_alive(other)
+
+        return lock.release, wait_natively
+    # This thread runs greenlets of its own: they go on meanwhile.
+    done: list[bool] = []
+    notice = hub.loop.async_()
+
+    def wake() -> None:
+        done.append(True)
+        notice.send()
+
+    def wait() -> None:
+        try:
+            while not done:
+                waiter: Waiter[None] = Waiter()
+                notice.start(waiter.switch, None)
+                timer = hub.loop.timer(_PATIENCE)
+                timer.start(waiter.switch, None)
+                if not done:
+                    waiter.get()
+                notice.stop()
+                timer.stop()
+                timer.close()
+                if not done:
+                    _check_alive(other)
+        finally:
+            notice.close()
+
+    return wake, wait
