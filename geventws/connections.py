@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 import gevent
+from gevent.monkey import get_original
 
 from .codes import CloseCode
 from .exceptions import HandshakeError
@@ -23,9 +24,14 @@ _KILL = 1.0
 
 
 class OpenConnections:
-    """The open connections of one server, from the opening handshake on. Only for greenlets of the server's thread."""
+    """The open connections of one server, from the opening handshake on.
+
+    `drain` is for greenlets of the server's thread; the rest also for native threads.
+    """
 
     def __init__(self) -> None:
+        # The real one: it is held for a moment only.
+        self._lock = get_original("_thread", "allocate_lock")()
         self._handlers: dict[WebSocket, tuple[str, Any]] = {}
         self._per_address: dict[str, int] = {}
         self.idle: set[Any] = set()
@@ -71,17 +77,19 @@ class OpenConnections:
 
     def add(self, websocket: WebSocket, address: str) -> None:
         """Count a connection, whose handler is the current greenlet."""
-        self._handlers[websocket] = (address, gevent.getcurrent())
-        self._per_address[address] = self._per_address.get(address, 0) + 1
+        with self._lock:
+            self._handlers[websocket] = (address, gevent.getcurrent())
+            self._per_address[address] = self._per_address.get(address, 0) + 1
 
     def remove(self, websocket: WebSocket) -> None:
         """Forget a connection. Nothing if it is not there."""
-        address, _ = self._handlers.pop(websocket, (None, None))
-        if address is None:
-            return
-        left = self._per_address.pop(address) - 1
-        if left:
-            self._per_address[address] = left
+        with self._lock:
+            address, _ = self._handlers.pop(websocket, (None, None))
+            if address is None:
+                return
+            left = self._per_address.pop(address) - 1
+            if left:
+                self._per_address[address] = left
 
     def drain(self, timeout: float, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
         """Refuse new connections, close all with `code`, and wait for their handlers to end.

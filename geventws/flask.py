@@ -22,6 +22,7 @@ from werkzeug.wsgi import ClosingIterator
 
 from .codes import CloseCode
 from .exceptions import ConnectionClosed, HandshakeError
+from .middleware import WebSocketMiddleware
 from .options import WebSocketOptions
 from .protocol import State
 from .scope import cooperative, in_scope
@@ -83,6 +84,9 @@ class Sockets:
             raise TypeError(f"Sockets is for a Flask application; got {app!r}")
         WebSocketOptions(**_configured(app))
         self._app = weakref.ref(app)
+        if not isinstance(app.wsgi_app, WebSocketMiddleware):
+            # For servers that do not put WebSockets there themselves.
+            vars(app)["wsgi_app"] = WebSocketMiddleware(app.wsgi_app)
         app.extensions["geventws"] = self
         for name, converter in self._url_map.converters.items():
             app.url_map.converters.setdefault(name, converter)
@@ -232,7 +236,7 @@ class _WebSocketView:
         try:
             self._answer_handshake(app, opening, ws)
             view = app.ensure_sync(self.view) if self._is_async else self.view
-            with _surroundings(ws.options):
+            with _surroundings(ws.cooperative):
                 # A plain call where it can be: one with `**` keeps half a KiB of C stack for as long as the view runs.
                 response = view(ws, **values) if values else view(ws)
             if ws.state is State.CONNECTING and response is None:
@@ -276,11 +280,11 @@ class _WebSocketView:
             ws.accept()
 
 
-def _surroundings(options: WebSocketOptions) -> AbstractContextManager[object]:
+def _surroundings(scoped: bool) -> AbstractContextManager[object]:
     """What the view is called in: the server has called the application in a scope or not before it knew the route."""
-    if in_scope() == bool(options.cooperative):
+    if in_scope() == scoped:
         return nullcontext()
-    return cooperative() if options.cooperative else outside()
+    return cooperative() if scoped else outside()
 
 
 def _failed(app: Flask, ws: WebSocket, error: Exception) -> None:
@@ -308,8 +312,8 @@ def _websocket_of(opening: Request) -> WebSocket:
     if isinstance(ws, WebSocket):
         return ws
     raise RuntimeError(
-        "This server does not carry WebSockets: environ has no 'wsgi.websocket'. Serve the application with "
-        "`python -m geventws serve module:app`, or with gevent.pywsgi.WSGIServer(..., handler_class=WebSocketHandler)."
+        "There is no WebSocket in this request's environ: something between the server and the application has taken it "
+        "away, or `app.wsgi_app` was replaced by something that leaves out what it was before."
     )
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from http.client import HTTPException
 from types import TracebackType
 from typing import Any, TypeVar
 
-from gevent import GreenletExit, Timeout, pywsgi
+from gevent import Timeout, pywsgi
 from gevent.pywsgi import WSGIHandler
 
+from .application import call_application, surroundings
 from .codes import CloseCode
 from .connections import OpenConnections
 from .exceptions import ConnectionClosed, HandshakeError, InvalidState
@@ -23,9 +23,7 @@ from .head import Fields, Incoming, environ_key, read_fields
 from .options import WebSocketOptions
 from .protocol import State
 from .protocol.handshake import OpeningRequest, read_request, wants_websocket
-from .scope import cooperative
 from .transport import GeventTransport, Listener
-from .watchdog import watched
 from .websocket import WebSocket
 
 __all__ = ["Client", "WebSocketHandler"]
@@ -222,18 +220,9 @@ class WebSocketHandler(WSGIHandler):
         if not (hook is not None and hook(self)) and wants_websocket(self.environ.get("HTTP_UPGRADE")):
             self._run_websocket()
         else:
-            with self._surroundings(f"{self.command} {self.path}", self.options.cooperative == "requests"):
+            scoped = self.options.cooperative == "requests"
+            with surroundings(f"{self.command} {self.path}", self.options, scoped):
                 super().run_application()
-
-    def _surroundings(self, subject: object, scoped: bool) -> AbstractContextManager[object]:
-        """What an application is called in: the cooperative scope, and a watch over how long it keeps others waiting."""
-        scope = cooperative() if scoped else nullcontext()
-        if self.options.warn_blocked is None:
-            return scope
-        surroundings = ExitStack()
-        surroundings.enter_context(watched(subject, self.options.warn_blocked))
-        surroundings.enter_context(scope)
-        return surroundings
 
     def _run_websocket(self) -> None:
         connections = OpenConnections.of(self.server)
@@ -349,33 +338,16 @@ class WebSocketHandler(WSGIHandler):
 
     def _call_application(self, websocket: WebSocket) -> None:
         try:
-            with self._surroundings(websocket, bool(self.options.cooperative)):
-                self._run_to_the_end(websocket)
-        except HandshakeError as error:
-            if self._upgraded:
-                self._failed(websocket)
-            else:
-                self._refuse(error)
-        except ConnectionClosed:
-            # The peer left while the application was busy with it: that is how connections end. While ours is open, or
-            # not yet there, it is another one's end that the application has not reckoned with.
-            if websocket.state is State.CONNECTING:
-                raise
-            if websocket.state is State.OPEN:
-                self._failed(websocket)
-        except GreenletExit:
-            websocket.start_closing(CloseCode.GOING_AWAY)
-            raise
-        except (Exception, Timeout):
-            if not self._upgraded:
-                raise
-            self._failed(websocket)
+            with surroundings(websocket, self.options, bool(self.options.cooperative)):
+                call_application(websocket, self._run_to_the_end, self._refuse)
         finally:
             self._forget_client(websocket)
         if self._upgraded:
             websocket.close()
 
-    def _run_to_the_end(self, websocket: WebSocket) -> None:
+    def _run_to_the_end(self) -> None:
+        websocket = self.websocket
+        assert websocket is not None
         try:
             self.result = self.application(self.environ, self.start_response)
             if self.result is None and self._upgraded:
@@ -388,10 +360,6 @@ class WebSocketHandler(WSGIHandler):
             self.result = None
             if close is not None:
                 close()
-
-    def _failed(self, websocket: WebSocket) -> None:
-        logger.exception("The application failed on %r", websocket)
-        websocket.start_closing(CloseCode.INTERNAL_ERROR)
 
     def _leave(self) -> None:
         """The WebSocket has been served: nothing of it stays behind."""

@@ -223,6 +223,14 @@ class SocketTransport(Transport):
         """Whoever waits to receive shall look again, soon."""
         raise NotImplementedError
 
+    def _new_waiting(self) -> Waiting:
+        """For one who is about to wait."""
+        raise NotImplementedError
+
+    def _wait_for_progress(self, waiting: Any, timeout: float | None) -> bool:
+        """Wait until `waiting` is told. False if nothing was sent for `timeout` seconds."""
+        raise NotImplementedError
+
     def _close_socket(self, woken: bool) -> None:
         """Close it, and call `_tell_closed`: at once, or if somebody waits (`woken`) where he can be switched to."""
         raise NotImplementedError
@@ -333,6 +341,21 @@ class SocketTransport(Transport):
         """Whoever waits for bytes that have left goes on."""
         while self._drainers and self._drainers[0][0] <= self.bytes_sent:
             self._drainers.popleft()[1].switch(True)
+
+    def drain(self, timeout: float | None) -> None:
+        if not self.backlog:
+            return
+        waiting = self._new_waiting()
+        entry = (self.bytes_sent + self.backlog, waiting)
+        if self._drainers is None:
+            self._drainers = deque()
+        self._drainers.append(entry)
+        try:
+            if not self._wait_for_progress(waiting, timeout):
+                raise TimeoutError(f"the peer has not read for {timeout} seconds")
+        finally:
+            with suppress(ValueError):  # Whoever has woken it has taken it away.
+                self._drainers.remove(entry)
 
     def _drop_backlog(self) -> None:
         """The peer is gone, or the connection is closed. What was to be sent cannot be."""
@@ -523,27 +546,19 @@ class GeventTransport(SocketTransport):
             watcher.stop()
             watcher.close()
 
-    def drain(self, timeout: float | None) -> None:
-        if not self.backlog:
-            return
-        waiter: Waiter[bool] = Waiter()
-        entry = (self.bytes_sent + self.backlog, waiter)
-        if self._drainers is None:
-            self._drainers = deque()
-        self._drainers.append(entry)
-        timer = None
-        if timeout is not None:
-            timer = self._hub.loop.timer(timeout, timeout)
-            timer.start(self._check_progress, [self.bytes_sent], waiter)
+    def _new_waiting(self) -> Waiting:
+        return Waiter()
+
+    def _wait_for_progress(self, waiting: Any, timeout: float | None) -> bool:
+        if timeout is None:
+            return bool(waiting.get())
+        timer = self._hub.loop.timer(timeout, timeout)
+        timer.start(self._check_progress, [self.bytes_sent], waiting)
         try:
-            if not waiter.get():
-                raise TimeoutError(f"the peer has not read for {timeout} seconds")
+            return bool(waiting.get())
         finally:
-            if timer is not None:
-                timer.stop()
-                timer.close()
-            with suppress(ValueError):  # Whoever has woken it has taken it away.
-                self._drainers.remove(entry)
+            timer.stop()
+            timer.close()
 
     def _check_progress(self, sent_before: list[int], waiter: Waiter[bool]) -> None:
         """In the hub, now and then: a peer that reads, however slowly, is waited for further."""

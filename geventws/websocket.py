@@ -302,7 +302,7 @@ class WebSocketBase:
         Raises:
             TimeoutError: no message within `timeout` seconds. The connection goes on.
             ConnectionClosed: None has been returned already, or the handshake was refused.
-            InvalidState: another greenlet is already waiting here.
+            InvalidState: another greenlet, or thread, is already waiting here.
             TypeError: `timeout` is no number.
         """
         if timeout is not None:
@@ -751,6 +751,9 @@ class WebSocketBase:
 
     def start_closing(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
         """As `close`, without waiting for the peer: for servers that close many at once. Nothing if it is not accepted yet."""
+        if thread_ident() != self._runtime.thread:
+            self._elsewhere(self.start_closing, code, reason)
+            return
         if self._connection is not None:
             self._start_closing(self._connection, code, reason)
 
@@ -891,6 +894,12 @@ class WebSocketBase:
     def close_reason(self) -> str:
         """The text that goes with `close_code`."""
         return "" if self._connection is None else self._connection.close_reason
+
+    @property
+    def cooperative(self) -> bool:
+        """Whether blocking calls of the standard library let others run in its handler: `options.cooperative`, on gevent. On
+        servers with native threads nothing has to be changed for it, and nothing is."""
+        return bool(self._options.cooperative) and isinstance(self._runtime, HubRuntime)
 
     @property
     def buffered_amount(self) -> int:

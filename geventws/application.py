@@ -1,0 +1,74 @@
+"""Calls an application for a WebSocket, and decides what the way it ends means: for the peer, for the log, for the server.
+
+How a request came in, and how an HTTP answer goes out, is the server's: `handler`, `middleware`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+
+from gevent import GreenletExit, Timeout
+
+from .codes import CloseCode
+from .exceptions import ConnectionClosed, HandshakeError
+from .options import WebSocketOptions
+from .protocol import State
+from .scope import cooperative
+from .watchdog import watched
+from .websocket import WebSocket
+
+__all__ = ["call_application", "surroundings"]
+
+logger = logging.getLogger("geventws.handler")
+
+
+def surroundings(subject: object, options: WebSocketOptions, scoped: bool) -> AbstractContextManager[object]:
+    """What an application is called in: the cooperative scope, and a watch over how long it keeps others waiting."""
+    scope = cooperative() if scoped else nullcontext()
+    if options.warn_blocked is None:
+        return scope
+    both = ExitStack()
+    both.enter_context(watched(subject, options.warn_blocked))
+    both.enter_context(scope)
+    return both
+
+
+def call_application(
+    websocket: WebSocket, application: Callable[[], object], refuse: Callable[[HandshakeError], object]
+) -> None:
+    """Call `application`, which uses `websocket` or answers with HTTP, and close the connection if it has accepted it.
+
+    Args:
+        refuse: answers with the HTTP response that an error before the accept stands for.
+
+    Raises:
+        Exception: what the application raised before the handshake was answered; the server answers as it always does.
+    """
+    try:
+        application()
+    except HandshakeError as error:
+        if websocket.state is State.CONNECTING:
+            refuse(error)
+        else:
+            _failed(websocket)
+    except ConnectionClosed:
+        # The peer left while the application was busy with it: that is how connections end. While ours is open, or
+        # not yet there, it is another one's end that the application has not reckoned with.
+        if websocket.state is State.CONNECTING:
+            raise
+        if websocket.state is State.OPEN:
+            _failed(websocket)
+    except GreenletExit:
+        websocket.start_closing(CloseCode.GOING_AWAY)
+        raise
+    except (Exception, Timeout):
+        if websocket.state is State.CONNECTING:
+            raise
+        _failed(websocket)
+
+
+def _failed(websocket: WebSocket) -> None:
+    logger.exception("The application failed on %r", websocket)
+    websocket.start_closing(CloseCode.INTERNAL_ERROR)

@@ -1,0 +1,294 @@
+"""`WebSocketMiddleware`: `environ["wsgi.websocket"]` on WSGI servers other than `gevent.pywsgi`.
+
+Where each server has the connection is in `servers`; what an application may do with it is the same as under
+`WebSocketHandler`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+from wsgiref.util import is_hop_by_hop
+
+from .application import call_application, surroundings
+from .codes import CloseCode
+from .connections import OpenConnections
+from .exceptions import ConnectionClosed, HandshakeError, InvalidState
+from .handler import WebSocketHandler
+from .head import environ_key
+from .options import WebSocketOptions
+from .protocol import State
+from .protocol.handshake import read_request, wants_websocket
+from .servers import gthread, uwsgi, werkzeug, wsgiref
+from .servers.connection import ServerConnection, StartResponse
+from .transport import Listener, Transport
+from .websocket import WebSocket
+
+__all__ = ["WebSocketMiddleware"]
+
+logger = logging.getLogger("geventws.handler")
+
+Application = Callable[[dict[str, Any], StartResponse], Any]
+Headers = list[tuple[str, str]]
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+
+_SERVERS = (gthread.find, werkzeug.find, uwsgi.find, wsgiref.find)
+
+_NOT_CARRIED = (
+    "This server does not hand its connections to applications, so it cannot carry WebSockets. Servers that can: "
+    "`python -m geventws serve module:app`; gevent.pywsgi.WSGIServer(..., handler_class=geventws.WebSocketHandler); gunicorn "
+    "with `-k geventws.servers.gunicorn.GeventWebSocketWorker` or with `--threads`; uWSGI with `--gevent` or `--threads`; "
+    "werkzeug (`flask run`); wsgiref with ThreadingMixIn."
+)
+
+
+class WebSocketMiddleware:
+    """Gives every valid upgrade request a `WebSocket` in `environ["wsgi.websocket"]`; the rest passes unchanged.
+
+    ::
+
+        app.wsgi_app = WebSocketMiddleware(app.wsgi_app)        # Flask; `geventws.flask.Sockets` does it by itself
+        application = WebSocketMiddleware(get_wsgi_application())   # Django, in wsgi.py
+
+    Where the server puts a WebSocket there itself (`WebSocketHandler`, `WebSocketServer`) it does nothing, so it may stay in a
+    program that runs on several servers. On gunicorn with threads, werkzeug, wsgiref and uWSGI it takes the connection over
+    from the server until the application returns. In gevent's servers the application runs in a greenlet, with the
+    cooperative scope; in the others in its native thread, where nothing of the standard library is changed.
+
+    A request that is no valid opening handshake, or comes to a server that cannot carry WebSockets, is answered with the
+    reason, and the application is not called.
+
+    Args:
+        app: the WSGI application.
+        options: the options of the connections; any field of `WebSocketOptions` may be given by its name as well.
+            `handshake_timeout` is the server's business here.
+        websocket_class: what is put into the environ, a subclass of `WebSocket`.
+
+    Raises:
+        TypeError, ValueError: as `WebSocketOptions` does, or `app` cannot be called.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        options: WebSocketOptions | None = None,
+        *,
+        websocket_class: type[WebSocket] | None = None,
+        **changes: Any,
+    ) -> None:
+        if not callable(app):
+            raise TypeError(f"WebSocketMiddleware is put around a WSGI application; got {app!r}")
+        self.app = app
+        self.options = (options or WebSocketOptions()).replace(**changes)
+        self.websocket_class = websocket_class
+        self.websockets = OpenConnections()
+        """The open connections."""
+        _middlewares.add(self)
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if "wsgi.websocket" in environ or not wants_websocket(environ.get("HTTP_UPGRADE")):
+            return self._pass(environ, start_response)
+        if isinstance(getattr(start_response, "__self__", None), WebSocketHandler):
+            return self._pass(environ, start_response)  # It has decided that this is ordinary HTTP.
+        return _Exchange(self, environ, start_response).run()
+
+    def _pass(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        response: Iterable[bytes] = self.app(environ, start_response)
+        return response
+
+
+class _Exchange:
+    """One upgrade request, and what becomes of it."""
+
+    def __init__(self, middleware: WebSocketMiddleware, environ: dict[str, Any], start_response: StartResponse) -> None:
+        self._middleware = middleware
+        self._environ = environ
+        self._server_start_response = start_response
+        self._connection: ServerConnection | None = None
+        self._websocket: WebSocket | None = None
+        # What the application would answer with, before it is known whether it does.
+        self._pending: tuple[Any, ...] | None = None
+        self._answered = False
+        self._upgraded = False
+        self._response: Iterable[bytes] = ()
+
+    def run(self) -> Iterable[bytes]:
+        """What the middleware returns to the server."""
+        try:
+            connection = _find(self._environ, self._server_start_response)
+        except HandshakeError as error:
+            self._refuse(error)
+            return self._response
+        try:
+            return self._run(connection)
+        finally:
+            connection.let_go()
+
+    def _run(self, connection: ServerConnection) -> Iterable[bytes]:
+        options, connections = self._middleware.options, self._middleware.websockets
+        environ, self._connection = self._environ, connection
+        address = environ.get("REMOTE_ADDR", "")
+        try:
+            request = read_request(environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"], self._header)
+            connections.admit(address, options)
+        except HandshakeError as error:
+            self._refuse(error)
+            return self._response
+        kind = self._middleware.websocket_class or WebSocket
+        websocket = kind(environ, request, self._switch_protocols, options, None, connection.runtime)
+        self._websocket = websocket
+        environ["wsgi.websocket"] = websocket
+        environ["wsgi.websocket_version"] = request.version
+        connections.add(websocket, address)
+        websocket.after_close = connections.remove
+        try:
+            with surroundings(websocket, options, websocket.cooperative):
+                call_application(websocket, self._call, self._refuse)
+            if self._upgraded:
+                websocket.close()
+        finally:
+            websocket.hang_up()
+            connections.remove(websocket)
+            environ["wsgi.websocket"] = None
+        if not self._upgraded:
+            return self._response
+        return connection.leave(self._server_start_response, websocket.counts[3])
+
+    def _header(self, name: str) -> str | None:
+        value: str | None = self._environ.get(environ_key(name))
+        return value
+
+    def _switch_protocols(self, response: bytes, listener: Listener) -> tuple[Transport, bytes]:
+        """The application takes the connection: send the 101."""
+        if self._pending is not None and (self._answered or not str(self._pending[0]).startswith("2")):
+            raise InvalidState(f"start_response has refused the opening handshake already, with {self._pending[0]}")
+        assert self._connection is not None
+        transport, read_ahead = self._connection.take(listener)
+        self._upgraded = True
+        try:
+            transport.write(response)
+        except OSError as error:
+            transport.close()
+            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, "the client is gone") from error
+        return transport, read_ahead
+
+    # The application.
+
+    def _call(self) -> None:
+        result = self._middleware.app(self._environ, self._start_response)
+        handed_over = False
+        try:
+            # Old programs return nothing once they have had their WebSocket.
+            chunks = iter(() if result is None and self._upgraded else result)
+            for chunk in chunks:
+                if not self._upgraded and self._pending is not None:
+                    self._answer()
+                    self._response = _Rest(chunk, chunks, result)
+                    handed_over = True
+                    return
+        finally:
+            if not handed_over and hasattr(result, "close"):
+                result.close()
+        websocket = self._websocket
+        assert websocket is not None
+        if self._pending is not None and not self._upgraded:
+            self._answer()
+        elif websocket.state is State.CONNECTING:
+            websocket.accept()
+
+    def _start_response(
+        self, status: str, headers: Headers, exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], object]:
+        """WSGI's: before the handshake is accepted it refuses it; afterwards there is nobody to respond to."""
+        if self._upgraded:
+            if exc_info is not None and exc_info[1] is not None:
+                raise exc_info[1].with_traceback(exc_info[2])
+            if status.startswith("5") and self._websocket is not None:
+                # So frameworks tell of an exception that they have logged themselves.
+                self._websocket.start_closing(CloseCode.INTERNAL_ERROR)
+        else:
+            self._pending = (status, headers, exc_info) if exc_info else (status, headers)
+        return self._write
+
+    def _write(self, data: bytes) -> None:
+        if not self._upgraded:
+            self._answer()(data)
+
+    def _answer(self) -> Callable[[bytes], object]:
+        """Refuse the handshake with the application's response, of which the rest follows."""
+        assert self._pending is not None
+        if not self._answered:
+            self._answered = True
+            if self._websocket is not None:
+                self._websocket.refused(str(self._pending[0]))
+            self._server_write = self._server_start_response(*self._pending)
+        return self._server_write
+
+    def _refuse(self, error: HandshakeError) -> None:
+        """Answer with the HTTP response that `error` stands for."""
+        logger.info("Refused a WebSocket on %s: %s", self._environ.get("PATH_INFO"), error)
+        body = f"{error}\n".encode()
+        # WSGI keeps the fields that concern the connection for the server.
+        fields = [field for field in error.headers if not is_hop_by_hop(field[0])]
+        fields += [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+        self._pending = (error.status, fields)
+        self._answer()
+        self._response = [body]
+
+
+class _Rest:
+    """An application's response, of which the first piece has been asked for already."""
+
+    def __init__(self, first: bytes, rest: Iterator[bytes], whole: Iterable[bytes]) -> None:
+        self._first: bytes | None = first
+        self._rest = rest
+        self._whole = whole
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        first, self._first = self._first, None
+        return next(self._rest) if first is None else first
+
+    def close(self) -> None:
+        if hasattr(self._whole, "close"):
+            self._whole.close()
+
+
+_warned: set[str] = set()
+
+
+def _find(environ: dict[str, Any], start_response: StartResponse) -> ServerConnection:
+    """The server's connection. Raises HandshakeError (501) if it keeps it to itself."""
+    for find in _SERVERS:
+        connection = find(environ, start_response)
+        if connection is not None:
+            if connection.blocked is not None:
+                _tell_once(logging.WARNING, f"A WebSocket is open, and nothing else is served: {connection.blocked}.")
+            return connection
+    _tell_once(logging.ERROR, _NOT_CARRIED)
+    raise HandshakeError("501 Not Implemented", _NOT_CARRIED)
+
+
+def _tell_once(level: int, text: str) -> None:
+    if text not in _warned:
+        _warned.add(text)
+        logger.log(level, "%s", text)
+
+
+_middlewares: weakref.WeakSet[WebSocketMiddleware] = weakref.WeakSet()
+
+
+@atexit.register
+def _say_goodbye() -> None:
+    """The process ends, and with it threads that are still in a handler: their peers are told."""
+    for middleware in list(_middlewares):
+        for websocket in middleware.websockets:
+            with suppress(Exception):
+                websocket.start_closing(CloseCode.GOING_AWAY, "server stops")
