@@ -155,6 +155,8 @@ class _Exchange:
             websocket.hang_up()
             connections.remove(websocket)
             environ["wsgi.websocket"] = None
+            # Some servers use theirs again for another request.
+            websocket.environ = dict(environ)
         if not self._upgraded:
             return self._response
         return connection.leave(self._server_start_response, websocket.counts[3])

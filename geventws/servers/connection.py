@@ -66,12 +66,12 @@ class ServerConnection:
         # Whatever the server still writes finds nobody.
         with suppress(OSError):
             self.socket.shutdown(_socket.SHUT_RDWR)
-        start_response("101 Switching Protocols", [])
-        self.hush(start_response, sent)
+        self.answered(start_response, sent)
         return []
 
-    def hush(self, start_response: StartResponse, sent: int) -> None:
-        """For subclasses that can tell their server that the answer has been sent."""
+    def answered(self, start_response: StartResponse, sent: int) -> None:
+        """Tell the server of the 101. For subclasses that can also tell it that it has been sent already."""
+        start_response("101 Switching Protocols", [])
 
     def let_go(self) -> None:
         """For subclasses that have something of their own to give back, whatever has become of the request."""

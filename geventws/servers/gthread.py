@@ -41,7 +41,8 @@ class _Connection(ServerConnection):
         buffer = getattr(unreader, "buf", None)
         return b"" if buffer is None else bytes(buffer.getvalue())
 
-    def hush(self, start_response: StartResponse, sent: int) -> None:
+    def answered(self, start_response: StartResponse, sent: int) -> None:
+        super().answered(start_response, sent)
         response: Any = getattr(start_response, "__self__", None)
         if hasattr(response, "force_close"):
             response.headers_sent = True

@@ -44,7 +44,8 @@ class _Connection(ServerConnection):
     def read_ahead(self) -> bytes:
         return buffered(self._reader)
 
-    def hush(self, start_response: StartResponse, sent: int) -> None:
+    def answered(self, start_response: StartResponse, sent: int) -> None:
+        super().answered(start_response, sent)
         handler: Any = getattr(start_response, "__self__", None)
         if hasattr(handler, "headers_sent"):
             handler.headers_sent = True
