@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from gevent import Timeout, pywsgi
 from gevent.pywsgi import WSGIHandler
 
+from . import forwarded
 from .application import call_application, surroundings
 from .codes import CloseCode
 from .connections import OpenConnections
@@ -95,6 +96,8 @@ class WebSocketHandler(WSGIHandler):
     _upgraded = False
     _head_timer: Timeout | None = None
     _head_begun = False
+    # The address of the client that a proxy tells of, until its request has been logged.
+    _client: str | None = None
 
     @classmethod
     def configured(
@@ -134,6 +137,15 @@ class WebSocketHandler(WSGIHandler):
             return self.headers.for_environ()
         fields: Iterable[tuple[str, str]] = super()._headers()  # type: ignore[misc]  # not in gevent's stubs
         return fields
+
+    def get_environ(self) -> dict[str, Any]:
+        """From pywsgi: the environ of this request, which tells of the client where a trusted proxy does."""
+        environ: dict[str, Any] = super().get_environ()
+        proxies = self.options.proxies
+        if proxies is not None:
+            forwarded.apply(environ, proxies)
+            self._client = environ.get("REMOTE_ADDR")
+        return environ
 
     def _check_http_version(self) -> bool:
         if self.request_version == "HTTP/1.1":
@@ -266,7 +278,7 @@ class WebSocketHandler(WSGIHandler):
 
     def _refuse(self, error: HandshakeError) -> None:
         """Answer the handshake with the HTTP response that `error` stands for."""
-        logger.info("Refused a WebSocket for %s on %s: %s", self.client_address, self.path, error)
+        logger.info("Refused a WebSocket for %s on %s: %s", self._client or self.client_address, self.path, error)
         body = f"{error}\n".encode()
         fields = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), *error.headers]
         self.start_response(error.status, fields)
@@ -413,8 +425,17 @@ class WebSocketHandler(WSGIHandler):
     def format_request(self) -> str:
         """The line for the access log; for a WebSocket, when it has ended, with its close code and what went through it."""
         if not self._upgraded or self.websocket is None:
-            line: str = super().format_request()
-            return line
+            return self._format_http_request()
         received, bytes_received, sent, self.response_length = self.websocket.counts
-        line = super().format_request()
+        line = self._format_http_request()
         return f"{line} close={self.websocket.close_code} in={received}/{bytes_received}B out={sent}/{self.response_length}B"
+
+    def _format_http_request(self) -> str:
+        """pywsgi's line, with the client in the place of its proxy."""
+        peer = self.client_address
+        self.client_address, self._client = self._client or peer, None
+        try:
+            line: str = super().format_request()
+        finally:
+            self.client_address = peer
+        return line

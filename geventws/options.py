@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from dataclasses import replace as _replace
+from functools import cached_property
 from typing import Any, Literal
 
+from .forwarded import TrustedProxies
 from .protocol.deflate import DeflateOptions
 
 __all__ = ["DeflateOptions", "WebSocketOptions"]
@@ -60,7 +62,20 @@ class WebSocketOptions:
     """WebSockets that may be open on the server at once; one more is answered 503."""
 
     max_connections_per_ip: int | None = None
-    """The same for one client address; one more is answered 429. Behind a proxy all clients have the proxy's address."""
+    """The same for one client address; one more is answered 429. Behind a proxy all clients have the proxy's address,
+    unless it is one of `trusted_proxies`."""
+
+    trusted_proxies: Sequence[str] = ()
+    """Proxies that are believed when they tell of the client: IP addresses and networks, "unix" for whoever connects over a
+    Unix socket, "*" for whoever connects. Then the environ, the access log, `max_connections_per_ip` and `origins` know the
+    client. Who is not listed is not believed, and what it forwards is removed from the environ. None are by default, and
+    then X-Forwarded-* means nothing here and is left as it is. Whoever can connect from such an address can pretend to be
+    any client."""
+
+    trusted_proxy_headers: Sequence[str] = ("x-forwarded-for", "x-forwarded-proto")
+    """What they are believed in; the rest of these is removed: "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host",
+    "x-forwarded-port", or "forwarded" alone (RFC 7239). Name only what the proxies set on every request themselves: what
+    they pass on as it comes, the client writes."""
 
     max_queue: int = 32
     """Messages read ahead while nobody is in `receive`. Then reading stops, and TCP makes the peer wait."""
@@ -95,6 +110,18 @@ class WebSocketOptions:
         object.__setattr__(self, "subprotocols", _texts("subprotocols", self.subprotocols))
         if self.origins is not None and not isinstance(self.origins, str):
             object.__setattr__(self, "origins", _texts("origins", self.origins))
+        for name in ("trusted_proxies", "trusted_proxy_headers"):
+            object.__setattr__(self, name, _texts(name, getattr(self, name)))
+        _ = self.proxies
+
+    @cached_property
+    def proxies(self) -> TrustedProxies | None:
+        """Whom to believe in what, or None for nobody."""
+        try:
+            proxies = TrustedProxies(self.trusted_proxies, self.trusted_proxy_headers)
+        except ValueError as error:
+            raise ValueError(f"trusted_proxies: {error}") from None
+        return proxies if self.trusted_proxies else None
 
     @property
     def deflate(self) -> DeflateOptions | None:

@@ -994,6 +994,95 @@ def test_a_websocket_is_logged_when_it_ends_with_its_close_code_and_what_went_th
 # Options.
 
 
+def told(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Tell the client what the application knows of it, over a WebSocket or not."""
+    ws = environ.get("wsgi.websocket")
+    facts = f"{environ.get('REMOTE_ADDR')} {environ['wsgi.url_scheme']} {environ.get('HTTP_X_FORWARDED_FOR')}"
+    if ws is None:
+        start_response("200 OK", [("Content-Length", str(len(facts)))])
+        return [facts.encode()]
+    ws.send(f"{facts} {ws.remote_address}")
+    return []
+
+
+FORWARDED = {"X_Forwarded_For": "127.0.0.1, 203.0.113.9", "X_Forwarded_Proto": "https"}
+
+
+def test_nobody_who_forwards_is_believed_by_default_and_the_fields_are_left_alone(serve: Any) -> None:
+    server = serve(told)
+    with server.client("/", **FORWARDED) as client:
+        host, port = client.socket.getsockname()
+        assert client.read_text() == f"127.0.0.1 http 127.0.0.1, 203.0.113.9 {(host, port)}"
+    assert server.access_log()[0].startswith("127.0.0.1 - - [")
+
+
+def test_a_client_that_is_no_proxy_is_not_believed_and_its_fields_are_removed(serve: Any) -> None:
+    server = serve(told, trusted_proxies=["10.0.0.0/8"])
+    with server.client("/", **FORWARDED) as client:
+        assert client.read_text() == f"127.0.0.1 http None {client.socket.getsockname()}"
+    assert server.access_log()[0].startswith("127.0.0.1 - - [")
+
+
+def test_behind_a_trusted_proxy_the_application_and_the_log_know_the_client(serve: Any) -> None:
+    server = serve(told, trusted_proxies=["127.0.0.1"])
+    with server.client("/", **FORWARDED) as client:
+        assert client.read_text() == "203.0.113.9 https 203.0.113.9 203.0.113.9"
+    assert server.access_log()[0].startswith("203.0.113.9 - - [")
+    assert '"GET / HTTP/1.1" 101' in server.access_log()[0]
+
+
+def test_two_clients_behind_one_connection_of_a_proxy_are_told_apart(serve: Any) -> None:
+    server = serve(told, trusted_proxies=["127.0.0.1"])
+    with server.client() as client:
+        for address in ("203.0.113.9", "203.0.113.10"):
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %s\r\n\r\n" % address.encode())
+            assert client.read_response().body.decode() == f"{address} http {address}"
+        client.send(b"nonsense\r\n\r\n")
+        assert client.read_response().status == 400
+    first, second, nobody = server.access_log(3)
+    assert first.startswith("203.0.113.9 - - [")
+    assert second.startswith("203.0.113.10 - - [")
+    assert nobody.startswith("127.0.0.1 - - ["), "the proxy may have sent it for anybody"
+
+
+def test_behind_a_trusted_proxy_connections_are_counted_by_client(serve: Any, caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
+    server = serve(echo, trusted_proxies=["127.0.0.1"], max_connections_per_ip=1)
+    with (
+        server.client("/", X_Forwarded_For="203.0.113.9"),
+        server.client("/", X_Forwarded_For="203.0.113.10"),
+        server.client() as third,
+    ):
+        third.send(request(X_Forwarded_For="203.0.113.9, 203.0.113.10"))
+        response = third.read_response()
+        assert (response.status, response.body[:12]) == (429, b"203.0.113.10")
+        assert "Refused a WebSocket for 203.0.113.10 on /" in caplog.text
+
+
+def test_behind_a_trusted_proxy_the_public_host_is_the_origin_that_is_let_in(serve: Any) -> None:
+    forwarded: dict[str, Any] = {"X_Forwarded_Host": "public.example", "Origin": "https://public.example"}
+    server = serve(told, trusted_proxies=["127.0.0.1"], trusted_proxy_headers=["x-forwarded-host"])
+    with server.client("/", **forwarded) as client:
+        assert client.read_text().startswith("127.0.0.1 http")
+    with serve(echo, trusted_proxies=["127.0.0.1"]).client() as client:
+        client.send(request(**forwarded))
+        assert client.read_response().status == 403
+
+
+def test_behind_a_trusted_proxy_on_a_unix_socket_the_client_has_an_address(serve: Any, tmp_path: Any) -> None:
+    path = str(tmp_path / "socket")
+    listener = gevent.socket.socket(gevent.socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(5)
+    server = serve(told, listener=listener, trusted_proxies=["unix"])
+    unix = gevent.socket.socket(gevent.socket.AF_UNIX)
+    unix.connect(path)
+    with RawClient(None, socket=unix) as client:
+        client.open("/", **FORWARDED)
+        assert client.read_text() == "203.0.113.9 https 203.0.113.9 203.0.113.9"
+    assert server.access_log()[0].startswith("203.0.113.9 - - [")
+
+
 def test_configured_gives_a_class_of_its_own_and_checks_the_options() -> None:
     small = WebSocketHandler.configured(max_message_size=10)
     assert small.options.max_message_size == 10

@@ -72,6 +72,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "max_queue": 32,
         "cooperative": True,
         "warn_blocked": None,
+        "trusted_proxies": (),
+        "trusted_proxy_headers": ("x-forwarded-for", "x-forwarded-proto"),
     }
 
 
