@@ -35,7 +35,12 @@ View = Callable[..., Any]
 AnyView = TypeVar("AnyView", bound=View)
 
 _CONFIG_PREFIX = "GEVENTWS_"
-_OF_THE_SERVER = frozenset({"handshake_timeout", "max_connections", "max_connections_per_ip", "warn_blocked"})
+_OF_THE_SERVER = frozenset(
+    {
+        *("handshake_timeout", "max_connections", "max_connections_per_ip"),
+        *("trusted_proxies", "trusted_proxy_headers", "warn_blocked"),
+    }
+)
 
 
 class Sockets:

@@ -451,15 +451,17 @@ def test_a_view_may_be_given_by_the_name_that_flask_has_for_it(app: Flask, socke
     assert first_text(serve(app), "/hello") == "hello"
 
 
+@pytest.mark.parametrize("option", [{"max_connections": 5}, {"trusted_proxies": ["10.0.0.1"]}], ids=["max", "proxies"])
 @pytest.mark.parametrize("where", ["configuration", "route"])
-def test_an_option_of_the_server_is_refused_where_it_would_be_ignored(app: Flask, where: str) -> None:
+def test_an_option_of_the_server_is_refused_where_it_would_be_ignored(app: Flask, where: str, option: Any) -> None:
+    [(name, value)] = option.items()
     if where == "configuration":
-        app.config["GEVENTWS_MAX_CONNECTIONS"] = 5
-        with pytest.raises(ValueError, match="GEVENTWS_MAX_CONNECTIONS comes too late"):
+        app.config[f"GEVENTWS_{name.upper()}"] = value
+        with pytest.raises(ValueError, match=f"GEVENTWS_{name.upper()} comes too late"):
             Sockets(app)
     else:
-        with pytest.raises(ValueError, match="max_connections"):
-            Sockets(app).route("/x", max_connections=5)(echo)
+        with pytest.raises(ValueError, match=name):
+            Sockets(app).route("/x", **option)(echo)
 
 
 def test_several_extensions_share_an_application(app: Flask, serve: Any) -> None:
