@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 from wsgiref.util import is_hop_by_hop
 
+from . import forwarded
 from .application import call_application, surroundings
 from .codes import CloseCode
 from .connections import OpenConnections
@@ -25,7 +26,7 @@ from .options import WebSocketOptions
 from .protocol import State
 from .protocol.handshake import read_request, wants_websocket
 from .servers import gthread, uwsgi, werkzeug, wsgiref
-from .servers.connection import ServerConnection, StartResponse
+from .servers.connection import NotCarried, ServerConnection, StartResponse
 from .transport import Listener, Transport
 from .websocket import WebSocket
 
@@ -40,7 +41,7 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None,
 _SERVERS = (gthread.find, werkzeug.find, uwsgi.find, wsgiref.find)
 
 _NOT_CARRIED = (
-    "This server does not hand its connections to applications, so it cannot carry WebSockets. Servers that can: "
+    "This server does not carry WebSockets: it keeps its connections from applications. Servers that do: "
     "`python -m geventws serve module:app`; gevent.pywsgi.WSGIServer(..., handler_class=geventws.WebSocketHandler); gunicorn "
     "with `-k geventws.servers.gunicorn.GeventWebSocketWorker` or with `--threads`; uWSGI with `--gevent` or `--threads`; "
     "werkzeug (`flask run`); wsgiref with ThreadingMixIn."
@@ -91,6 +92,9 @@ class WebSocketMiddleware:
         _middlewares.add(self)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        proxies = self.options.proxies
+        if proxies is not None:
+            forwarded.apply(environ, proxies)
         if "wsgi.websocket" in environ or not wants_websocket(environ.get("HTTP_UPGRADE")):
             return self._pass(environ, start_response)
         if isinstance(getattr(start_response, "__self__", None), WebSocketHandler):
@@ -121,8 +125,12 @@ class _Exchange:
         """What the middleware returns to the server."""
         try:
             connection = _find(self._environ, self._server_start_response)
-        except HandshakeError as error:
-            self._refuse(error)
+        except NotCarried as error:
+            # What helps is not for the client to know.
+            _tell_once(logging.ERROR, str(error))
+            self._refuse(
+                HandshakeError("501 Not Implemented", "This server does not carry WebSockets. Its log says more.")
+            )
             return self._response
         try:
             return self._run(connection)
@@ -267,15 +275,14 @@ _warned: set[str] = set()
 
 
 def _find(environ: dict[str, Any], start_response: StartResponse) -> ServerConnection:
-    """The server's connection. Raises HandshakeError (501) if it keeps it to itself."""
+    """The server's connection. Raises NotCarried if it keeps it to itself."""
     for find in _SERVERS:
         connection = find(environ, start_response)
         if connection is not None:
             if connection.blocked is not None:
                 _tell_once(logging.WARNING, f"A WebSocket is open, and nothing else is served: {connection.blocked}.")
             return connection
-    _tell_once(logging.ERROR, _NOT_CARRIED)
-    raise HandshakeError("501 Not Implemented", _NOT_CARRIED)
+    raise NotCarried(_NOT_CARRIED)
 
 
 def _tell_once(level: int, text: str) -> None:

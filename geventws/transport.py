@@ -35,6 +35,8 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 # are 40,000 events, and others would have to wait for all of them.
 _LARGE_READ = 256 * 1024
 _USUAL_READ = USUAL_READ
+# What TLS is given at once: four of its records.
+_TLS_WRITE = 64 * 1024
 
 
 class Listener(Protocol):
@@ -133,10 +135,17 @@ class TLSStream(Stream):
         return received
 
     def send(self, data: bytes | memoryview, more: bool = False) -> int:
+        # OpenSSL, as Python sets it up, says nothing of what has left until all has that it was given at once: the peer
+        # of a long message would seem to read nothing. What is left is offered again in the same pieces: it insists on that.
+        view, sent = memoryview(data), 0
         try:
-            sent: int = self._tls.send(data)
+            while sent < len(view):
+                taken = self._tls.send(view[sent : sent + _TLS_WRITE])
+                if not taken:
+                    break
+                sent += taken
         except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
-            return 0
+            pass
         return sent
 
     def pending(self) -> bool:
@@ -419,6 +428,10 @@ class SocketTransport(Transport):
         self._stop_writing()
         if abort:
             self._abort()
+        elif self._eof and not self._finishing and isinstance(self._stream, TLSStream):
+            # RFC 8446 section 6.1: each side says that it ends, though the peer may be gone that said so first.
+            with suppress(OSError):
+                self._notify_tls_close()
         self._readiness.readable = True  # Whoever comes to recv is told of the end at once.
         self._close_socket(self._readiness.receiver is not None or bool(self._drainers))
 

@@ -273,7 +273,6 @@ def test_a_close_with_the_end_of_tls_right_behind_it_is_answered_too(secure: Any
     assert served.ended() == [4001]
 
 
-@pytest.mark.xfail(strict=True, reason="where there was no Close frame TCP just ends")
 @pytest.mark.parametrize("behave", [Application.echo, Application.wait], ids=["receiving", "waiting"])
 def test_the_end_of_tls_without_a_close_is_announced_from_this_side_too(secure: Any, behave: Any) -> None:
     served = secure(behave)
@@ -319,9 +318,6 @@ def test_records_may_come_in_pieces_of_any_size_with_the_first_messages_in_the_h
         assert rest == b"\x81\x03one\x82\x03two\x88\x02\x03\xe8"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what a long message has left unsent in TLS is not seen to shrink until all has left"
-)
 def test_a_peer_that_reads_slowly_gets_all_of_a_large_message(secure: Any) -> None:
     payload = bytes(range(256)) * 65_536  # 16 MiB: more than the kernel keeps for anybody
 

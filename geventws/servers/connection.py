@@ -18,9 +18,13 @@ from ..runtime import HubRuntime, Runtime
 from ..threads import ThreadRuntime, ThreadTransport
 from ..transport import GeventTransport, Listener, Transport
 
-__all__ = ["ServerConnection", "StartResponse"]
+__all__ = ["NotCarried", "ServerConnection", "StartResponse"]
 
 StartResponse = Callable[..., Callable[[bytes], object]]
+
+
+class NotCarried(Exception):
+    """A server that keeps its connection to itself, or started in a way that cannot do. The text tells its operator the remedy."""
 
 
 class ServerConnection:

@@ -9,24 +9,23 @@ from typing import Any
 
 from gevent.socket import socket as GeventSocket  # noqa: N812 (as a class is named)
 
-from ..exceptions import HandshakeError
-from .connection import ServerConnection, StartResponse
+from .connection import NotCarried, ServerConnection, StartResponse
 
 __all__ = ["find"]
 
 _REMEDY = (
-    "gunicorn's sync worker handles one request at a time, and is killed when one takes longer than its timeout. "
+    "gunicorn's sync worker cannot carry WebSockets: it handles one request at a time, and is killed when one takes long. "
     "Start gunicorn with `-k geventws.servers.gunicorn.GeventWebSocketWorker`, or with `--threads 8`."
 )
 
 
 def find(environ: dict[str, Any], start_response: StartResponse) -> ServerConnection | None:
-    """The connection, if it is this server that calls. Raises HandshakeError (501) for a worker that cannot carry it."""
+    """The connection, if it is this server that calls. Raises NotCarried for a worker that cannot carry it."""
     socket = environ.get("gunicorn.socket")
     if socket is None:
         return None
     if not isinstance(socket, GeventSocket) and not environ.get("wsgi.multithread"):
-        raise HandshakeError("501 Not Implemented", _REMEDY)
+        raise NotCarried(_REMEDY)
     return _Connection(socket, environ.get("wsgi.input"))
 
 

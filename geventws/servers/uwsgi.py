@@ -15,28 +15,25 @@ from typing import Any
 
 from gevent.socket import socket as GeventSocket  # noqa: N812 (as a class is named)
 
-from ..exceptions import HandshakeError
-from .connection import ServerConnection, StartResponse
+from .connection import NotCarried, ServerConnection, StartResponse
 
 __all__ = ["find"]
 
-_BLOCKED = (
-    "this uWSGI process handles one request after the other. Remedy: start it with `--gevent 100`, or with `--threads 8`"
-)
+_BLOCKED = "this uWSGI process handles one request after the other. Remedy: start it with `--gevent 100`, or with `--threads 8`"
 _TLS = (
-    "uWSGI's https-socket keeps its TLS to itself. Have TLS done in front of it: by uWSGI's router (`--https ... "
+    "uWSGI's https-socket keeps its TLS to itself, so that it cannot carry WebSockets. Have TLS done in front of it: by uWSGI's router (`--https ... "
     "--http-websockets`), or by nginx."
 )
 
 
 def find(environ: dict[str, Any], start_response: StartResponse) -> ServerConnection | None:
-    """The connection, if it is this server that calls. Raises HandshakeError (501) if it cannot be used."""
+    """The connection, if it is this server that calls. Raises NotCarried if it cannot be used."""
     # uWSGI has the module made by itself: there is nothing to import elsewhere.
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is None or "uwsgi.version" not in environ:
         return None
     if environ.get("HTTPS") == "on" and any(name in uwsgi.opt for name in ("https-socket", b"https-socket")):
-        raise HandshakeError("501 Not Implemented", _TLS)
+        raise NotCarried(_TLS)
     on_gevent = uwsgi.loop in ("gevent", b"gevent")
     concurrent = on_gevent or environ.get("wsgi.multithread")
     return _Connection(uwsgi.connection_fd(), on_gevent, None if concurrent else _BLOCKED)
