@@ -24,7 +24,7 @@ StartResponse = Callable[..., Callable[[bytes], object]]
 
 
 class NotCarried(Exception):
-    """A server that keeps its connection to itself, or started in a way that cannot do. The text tells its operator the remedy."""
+    """A server that keeps its connection to itself, or cannot as it was started. The text tells its operator the remedy."""
 
 
 class ServerConnection:

@@ -21,8 +21,8 @@ __all__ = ["find"]
 
 _BLOCKED = "this uWSGI process handles one request after the other. Remedy: start it with `--gevent 100`, or with `--threads 8`"
 _TLS = (
-    "uWSGI's https-socket keeps its TLS to itself, so that it cannot carry WebSockets. Have TLS done in front of it: by uWSGI's router (`--https ... "
-    "--http-websockets`), or by nginx."
+    "uWSGI's https-socket keeps its TLS to itself, so that it cannot carry WebSockets. Have TLS done in front of it: by "
+    "uWSGI's router (`--https ... --http-websockets`), or by nginx."
 )
 
 
