@@ -35,7 +35,7 @@ from .handler import WebSocketHandler
 from .options import DeflateOptions, WebSocketOptions
 from .protocol import State
 from .resource import Resource, WebSocketApplication
-from .server import WebSocketServer
+from .server import StreamServer, WebSocketServer
 from .websocket import WebSocket, broadcast
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "ProtocolError",
     "Resource",
     "State",
+    "StreamServer",
     "WebSocket",
     "WebSocketApplication",
     "WebSocketError",

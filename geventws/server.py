@@ -1,8 +1,11 @@
-"""`WebSocketServer`: gevent's WSGI server with WebSockets, their options, and a polite way to stop."""
+"""`WebSocketServer`: gevent's WSGI server with WebSockets, their options, and a polite way to stop.
+
+`StreamServer` is the same for a script that has no WSGI application. What is said on a connection is not here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
@@ -14,8 +17,9 @@ from .codes import CloseCode
 from .connections import OpenConnections
 from .handler import Client, WebSocketHandler
 from .options import WebSocketOptions
+from .websocket import WebSocket
 
-__all__ = ["WebSocketServer"]
+__all__ = ["StreamServer", "WebSocketServer"]
 
 
 class WebSocketServer(WSGIServer):
@@ -109,6 +113,69 @@ class WebSocketServer(WSGIServer):
         finally:
             timeout.close()
         return True
+
+
+class StreamServer(WebSocketServer):
+    """A server of WebSockets and nothing else, for scripts without WSGI: `handle(ws)` for each connection, in a greenlet.
+
+    ::
+
+        def echo(ws):
+            for message in ws:
+                ws.send(message)
+
+        StreamServer(("", 5000), echo).serve_forever()
+
+    `handle` answers the handshake by using the WebSocket (`ws.accept(subprotocol=...)` chooses one), or refuses it by raising
+    `HandshakeError("403 Forbidden", "why")`. When it returns, the connection is closed with 1000; when it raises, the
+    traceback is logged and the connection closed with 1011. A request that asks for no WebSocket is answered 426.
+
+    The `handle` method of this server, or of any `WebSocketServer`, takes sockets from elsewhere, too. Then it need not be
+    started, only stopped, which closes its connections. So a `gevent.server.StreamServer`, or a program that tells several
+    protocols on one port apart, hands over what speaks HTTP::
+
+        sockets = StreamServer(0, echo)         # 0: never bound
+        listening = gevent.server.StreamServer(("", 5000), sockets.handle)
+        listening.serve_forever()
+        sockets.stop()
+
+    (A WSGI application may want `WebSocketServer(0, app, environ={"SERVER_NAME": "example.com", "SERVER_PORT": "5000"})`: a
+    server that is not started does not know its name.)
+
+    Args:
+        listener: address to bind, or a listening socket, as for `WebSocketServer`.
+        handle: called with the `WebSocket` of each connection. What it returns is ignored.
+        arguments: as for `WebSocketServer`: options by their names, `drain_timeout`, `spawn`, `certfile` ...
+
+    Raises:
+        TypeError: `handle` cannot be called; and as `WebSocketServer` does, with its ValueError and OSError.
+    """
+
+    def __init__(self, listener: Any, handle: Callable[[WebSocket], object], **arguments: Any) -> None:
+        if not callable(handle):
+            raise TypeError(f"handle is called with the WebSocket of each connection; got {handle!r}")
+        super().__init__(listener, _application(handle), **arguments)
+
+
+_NO_WEBSOCKET = (
+    b"There are only WebSockets here: the request has to carry Upgrade: websocket, as ws:// URLs make clients do.\n"
+)
+
+
+def _application(handle: Callable[[WebSocket], object]) -> Callable[..., Iterable[bytes]]:
+    """The WSGI application that is nothing but `handle`."""
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        ws = environ.get("wsgi.websocket")
+        if ws is not None:
+            handle(ws)
+            return []
+        # RFC 9110 section 15.5.22: the answer MUST say what to upgrade to; section 7.8: and Connection names that field.
+        fields = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Content-Type", "text/plain; charset=utf-8")]
+        start_response("426 Upgrade Required", [*fields, ("Content-Length", str(len(_NO_WEBSOCKET)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [_NO_WEBSOCKET]
+
+    return application
 
 
 def _settle_tls(arguments: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`WebSocketServer`: its options, TLS, and stopping politely."""
+"""`WebSocketServer`: its options, TLS, and stopping politely; `StreamServer`, which is that for scripts without WSGI."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import gevent
 import gevent.event
+import gevent.server
 import gevent.socket
 import gevent.ssl
 import pytest
@@ -19,7 +20,7 @@ from gevent.pool import Pool
 from rawclient import TEXT, RawClient, close_frame, frame, request
 from waiting import wait_until
 
-from geventws import WebSocketHandler, WebSocketOptions, WebSocketServer
+from geventws import HandshakeError, StreamServer, WebSocket, WebSocketHandler, WebSocketOptions, WebSocketServer
 
 
 def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -397,3 +398,215 @@ def test_a_client_that_speaks_no_tls_is_dropped_quietly(tls: Any, capfd: Any) ->
         with pytest.raises((EOFError, ConnectionError)):
             client.read(1000)
     assert "Traceback" not in capfd.readouterr().err
+
+
+# StreamServer.
+
+
+def echo_stream(ws: WebSocket) -> None:
+    for message in ws:
+        ws.send(message)
+
+
+@pytest.fixture
+def stream() -> Any:
+    """`stream(handle, **arguments)`: a running StreamServer, stopped after the test."""
+    servers: list[StreamServer] = []
+
+    def start_one(handle: Any = echo_stream, **arguments: Any) -> StreamServer:
+        server = StreamServer(("127.0.0.1", 0), handle, log=io.StringIO(), **arguments)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start_one
+    for server in servers:
+        server.stop(timeout=0)
+
+
+@pytest.mark.parametrize("handle", [None, 5, "echo"])
+def test_a_handle_that_cannot_be_called_is_a_type_error(handle: Any) -> None:
+    with pytest.raises(TypeError, match=f"handle .* got {handle!r}"):
+        StreamServer(("127.0.0.1", 0), handle)
+
+
+def test_an_argument_that_a_stream_server_does_not_know_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="max_mesage_size"):
+        StreamServer(("127.0.0.1", 0), echo_stream, max_mesage_size=5)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_a_stream_server_answers_426_to_what_asks_for_no_websocket(stream: Any, method: str) -> None:
+    server = stream()
+    with RawClient(("127.0.0.1", server.server_port)) as client:
+        for _ in range(2):  # The connection stays for a client that has understood.
+            client.send(f"{method} / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
+            response = client.read_response()
+            assert (response.status, response.reason) == (426, "Upgrade Required")
+            assert response.headers["upgrade"] == "websocket"
+            assert response.headers["connection"] == "Upgrade"
+            assert b"Upgrade: websocket" in response.body
+        client.open("/")
+        assert client.close_handshake() == 1000
+
+
+def test_a_stream_server_answers_head_without_a_body(stream: Any) -> None:
+    received = b""
+    with RawClient(("127.0.0.1", stream().server_port)) as client:
+        client.send(b"HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        while data := client.socket.recv(4096):
+            received += data
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
+    assert body == b""
+
+
+def test_a_stream_server_answers_another_upgrade_with_426(stream: Any) -> None:
+    with RawClient(("127.0.0.1", stream().server_port)) as client:
+        client.send(request(Upgrade="h2c"))
+        assert client.read_response().status == 426
+
+
+def test_a_wrong_opening_handshake_is_told_what_is_wrong_with_it(stream: Any) -> None:
+    with RawClient(("127.0.0.1", stream().server_port)) as client:
+        client.send(request(drop=("Sec-WebSocket-Key",)))
+        response = client.read_response()
+        assert response.status == 400
+        assert b"Sec-WebSocket-Key" in response.body
+
+
+def test_a_handle_refuses_the_handshake_by_an_error(stream: Any) -> None:
+    def handle(ws: WebSocket) -> None:
+        raise HandshakeError("403 Forbidden", f"{ws.path} is not for you.")
+
+    with RawClient(("127.0.0.1", stream(handle).server_port)) as client:
+        client.send(request("/secret"))
+        response = client.read_response()
+        assert (response.status, response.body) == (403, b"/secret is not for you.\n")
+
+
+def test_a_handle_that_fails_closes_its_connection_alone_with_1011(stream: Any, caplog: Any) -> None:
+    def handle(ws: WebSocket) -> None:
+        for message in ws:
+            ws.send(str(int(message)))
+
+    server = stream(handle)
+    with connect(server) as broken, connect(server) as other:
+        broken.send(frame(TEXT, "x"))
+        assert broken.read_close() == 1011
+        broken.send(close_frame(1011))
+        assert broken.at_end()
+        other.send(frame(TEXT, "5"))
+        assert other.read_text() == "5"
+        other.close_handshake()
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "invalid literal for int()" in str(record.exc_info[1])
+
+
+def test_a_handle_is_called_in_a_greenlet_for_each_connection_and_its_end_is_the_connection_s(stream: Any) -> None:
+    greenlets: set[Any] = set()
+
+    def handle(ws: WebSocket) -> str:
+        greenlets.add(gevent.getcurrent())
+        ws.send(f"{ws.path} {ws.receive()}")
+        return "ignored"
+
+    server = stream(handle)
+    with connect(server) as one, connect(server) as other:
+        for client in (other, one):
+            client.send(frame(TEXT, "hello"))
+            assert client.read_text() == "/ hello"
+            assert client.read_close() == 1000
+            client.send(close_frame(1000))
+            assert client.at_end()
+    assert len(greenlets) == 2
+
+
+def test_a_stream_server_takes_options_and_a_handle_chooses_the_subprotocol(stream: Any) -> None:
+    def handle(ws: WebSocket) -> None:
+        ws.accept(subprotocol="two")
+        echo_stream(ws)
+
+    server = stream(handle, max_message_size=5)
+    with RawClient(("127.0.0.1", server.server_port)) as client:
+        response = client.open("/", Sec_WebSocket_Protocol="one, two")
+        assert response.headers["sec-websocket-protocol"] == "two"
+        client.send(frame(TEXT, "123456"))
+        assert client.read_close() == 1009
+
+
+def test_a_stream_server_drains_when_it_is_stopped(stream: Any) -> None:
+    ended: list[Any] = []
+
+    def handle(ws: WebSocket) -> None:
+        assert ws.receive() is None
+        gevent.sleep(0.05)
+        ended.append(ws.close_code)
+
+    server = stream(handle)
+    with connect(server) as client:
+        stopping = gevent.spawn(server.stop)
+        assert client.read_close() == 1001
+        client.send(close_frame(1001))
+        assert client.at_end()
+    stopping.get(timeout=10)
+    assert ended == [1001]
+    assert len(server.websockets) == 0
+
+
+# Sockets from elsewhere.
+
+
+@pytest.mark.parametrize("kind", ["StreamServer", "WebSocketServer"])
+def test_a_server_that_was_never_started_serves_the_sockets_of_another(kind: str) -> None:
+    if kind == "StreamServer":
+        server: WebSocketServer = StreamServer(0, echo_stream, log=io.StringIO())
+    else:
+        server = WebSocketServer(0, echo, log=io.StringIO(), environ={"SERVER_NAME": "here", "SERVER_PORT": "1"})
+    listening = gevent.server.StreamServer(("127.0.0.1", 0), server.handle)
+    listening.start()
+    try:
+        with RawClient(("127.0.0.1", listening.server_port)) as plain:
+            plain.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert plain.read_response().status == (426 if kind == "StreamServer" else 200)
+        with RawClient(("127.0.0.1", listening.server_port)) as client:
+            client.open("/")
+            client.send(frame(TEXT, "hello"))
+            assert client.read_text() == "hello"
+            assert len(server.websockets) == 1
+            listening.stop()
+            stopping = gevent.spawn(server.stop)
+            assert client.read_close() == 1001
+            client.send(close_frame(1001))
+            assert client.at_end()
+        stopping.get(timeout=10)
+        assert len(server.websockets) == 0
+    finally:
+        listening.stop()
+        server.stop(timeout=0)
+
+
+def test_one_port_speaks_two_protocols() -> None:
+    """What a program that looks at the first bytes does: the rest is the server's."""
+    websockets = StreamServer(0, echo_stream, log=io.StringIO())
+
+    def first_bytes(connection: Any, address: Any) -> None:
+        if connection.recv(4, gevent.socket.MSG_PEEK) == b"TIME":
+            connection.sendall(b"it is late")
+        else:
+            websockets.handle(connection, address)
+
+    listening = gevent.server.StreamServer(("127.0.0.1", 0), first_bytes)
+    listening.start()
+    try:
+        with RawClient(("127.0.0.1", listening.server_port)) as client:
+            client.send(b"TIME")
+            assert client.read(10) == b"it is late"
+        with RawClient(("127.0.0.1", listening.server_port)) as client:
+            client.open("/")
+            client.send(frame(TEXT, "hello"))
+            assert client.read_text() == "hello"
+            assert client.close_handshake() == 1000
+    finally:
+        listening.stop()
+        websockets.stop(timeout=0)

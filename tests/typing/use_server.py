@@ -9,7 +9,7 @@ import gevent.socket
 import gevent.ssl
 from typing_extensions import assert_type
 
-from geventws import WebSocketHandler, WebSocketOptions, WebSocketServer
+from geventws import StreamServer, WebSocket, WebSocketHandler, WebSocketOptions, WebSocketServer
 from geventws.handler import Client
 
 
@@ -46,3 +46,15 @@ def use(server: WebSocketServer) -> None:
     server.stop()
     server.stop(timeout=1.5)
     server.stop("soon")  # type: ignore[arg-type]
+
+
+def handle(ws: WebSocket) -> None:
+    ws.send("hello")
+
+
+def scripts() -> None:
+    StreamServer(("", 5000), handle, max_message_size=2**24).serve_forever()
+    StreamServer(("", 5000), lambda ws: ws.send(ws.path), drain_timeout=5).stop()
+
+    StreamServer(("", 5000))  # type: ignore[call-arg]
+    StreamServer(("", 5000), app)  # type: ignore[arg-type]
