@@ -13,6 +13,7 @@ from typing import Any
 import gevent
 import gevent.event
 
+from . import compat
 from .doctor import examine
 from .scope import install
 from .server import WebSocketServer
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long connections have to end (default: %(default)s)",
     )
+    _add_compat(serve)
     doctor = commands.add_parser(
         "doctor", help="tell what in an application would hold up all connections, and what to do"
     )
@@ -62,11 +64,31 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "application", metavar="module:app", nargs="?", help="an application to import and look at; nothing for none"
     )
+    _add_compat(doctor)
     return parser
+
+
+def _add_compat(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--compat",
+        action="store_true",
+        help="have geventws stand in for the packages geventwebsocket and flask_sockets in the application, "
+        "and in what it uses: Flask-SocketIO, for one",
+    )
+
+
+def _install_compat(options: argparse.Namespace) -> None:
+    if not options.compat:
+        return
+    try:
+        compat.install()
+    except RuntimeError as error:
+        raise UsageError(f"--compat comes too late: {error}") from error
 
 
 def _doctor(options: argparse.Namespace) -> int:
     """Returns 1 when something was found."""
+    _install_compat(options)
     if options.application:
         _load(options.application)
     findings = examine()
@@ -80,6 +102,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     # First, so that the locks and thread-locals that the application makes when it is imported work in a scope.
     install()
+    _install_compat(options)
     application = _load(options.application)
     if options.keyfile and not options.certfile:
         raise UsageError("--keyfile goes with --certfile")
