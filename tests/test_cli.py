@@ -12,6 +12,7 @@ import ssl
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gevent
@@ -24,6 +25,7 @@ from rawclient import TEXT, RawClient, close_frame, frame
 from rawclient import request as opening_request
 
 import geventws
+from geventws import cli
 
 PROGRAM = """
 import gevent
@@ -195,6 +197,51 @@ def test_a_certificate_that_is_none_is_told(run: Run) -> None:
 
 def test_a_key_without_a_certificate_is_told(run: Run) -> None:
     assert "--certfile" in told(run, "program:app", "--port", "0", "--keyfile", "key.pem")
+
+
+# Standing in for geventwebsocket.
+
+
+def test_that_compat_comes_too_late_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "geventwebsocket", ModuleType("geventwebsocket"))
+    assert cli.main(["doctor", "--compat"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("geventws: --compat comes too late: geventwebsocket has been imported already")
+
+
+OLD_PROGRAM = """
+import sys
+if "--compat" not in sys.argv:
+    sys.modules["geventwebsocket"] = None        # as where gevent-websocket is not installed
+from geventwebsocket.handler import WebSocketHandler
+
+def app(environ, start_response):
+    environ["wsgi.websocket"].send(WebSocketHandler.__module__)
+    return []
+"""
+
+
+def test_without_compat_an_old_program_does_not_find_what_it_imports(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "old.py").write_text(OLD_PROGRAM)
+    status, _, err = run("serve", "old:app", "--port", "0").end()
+    assert status == 1
+    assert "geventwebsocket" in err.splitlines()[-1]
+
+
+def test_with_compat_an_old_program_is_served_by_geventws(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "old.py").write_text(OLD_PROGRAM)
+    with run("serve", "--compat", "old:app", "--port", "0").client("/") as client:
+        assert client.read_text() == "geventws.handler"
+        assert client.read_close() == 1000
+
+
+def test_the_doctor_looks_at_an_old_program_with_compat(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "old.py").write_text(OLD_PROGRAM)
+    status, out, err = run("doctor", "--compat", "old:app").end()
+    assert (status, err) == (0, "")
+    assert out == "Nothing was found that would block inside a connection's scope.\n"
 
 
 # Serving.

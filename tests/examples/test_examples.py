@@ -19,8 +19,20 @@ ALL = (
     "examples/login.py",
     "examples/script.py",
     "examples/resource.py",
+    "examples/bottle_app.py",
+    "examples/falcon_app.py",
+    "examples/pyramid_app.py",
+    "examples/stream.py",
     "examples/chat/chat.py",
 )
+FRAMEWORKS = ("examples/bottle_app.py", "examples/falcon_app.py", "examples/pyramid_app.py")
+WHERE = {
+    "examples/echo_flask.py": "/echo",
+    "examples/chat/chat.py": "/ws",
+    "examples/resource.py": "/chat",
+    **dict.fromkeys(FRAMEWORKS, "/echo"),
+}
+FIRST_ANSWERS = (200, 302, 426)  # a page, a login, and where there is nothing but WebSockets
 PATIENCE = 20  # seconds until something has to come
 
 
@@ -73,12 +85,11 @@ def until_the_end(client):
 @pytest.mark.parametrize("path", ALL)
 def test_a_signal_ends_it_without_a_word_though_somebody_is_connected(start, connect, path, signum):
     example = start(path)
-    assert fetch(example, "/").status in (200, 302)
+    assert fetch(example, "/").status in FIRST_ANSWERS
     if path == "examples/login.py":
         client = connect(f"{example.ws}/admin", cookie=log_in(example, "ada", "lovelace"))
     else:
-        where = {"examples/echo_flask.py": "/echo", "examples/chat/chat.py": "/ws", "examples/resource.py": "/chat"}
-        client = connect(example.ws + where.get(path, "/"))
+        client = connect(example.ws + WHERE.get(path, "/"))
     example.ask_to_end(signum)
     until_the_end(client)
     example.end()
@@ -88,7 +99,7 @@ def test_a_signal_ends_it_without_a_word_though_somebody_is_connected(start, con
 def test_it_says_what_it_is_and_takes_a_host(start, path):
     example = start(path, "--host", "127.0.0.2")
     assert example.host == "127.0.0.2"
-    assert fetch(example, "/").status in (200, 302)
+    assert fetch(example, "/").status in FIRST_ANSWERS
 
 
 # echo_wsgi.py
@@ -247,6 +258,56 @@ def test_resource_answers_404_where_there_is_nothing(start, connect):
     example = start("examples/resource.py")
     assert fetch(example, "/nowhere").status == 404
     assert refusal_of(connect, f"{example.ws}/nowhere") == 404
+
+
+# bottle_app.py, falcon_app.py, pyramid_app.py
+
+
+@pytest.mark.parametrize("path", FRAMEWORKS)
+def test_a_framework_has_a_page_and_an_echo(start, connect, path):
+    example = start(path)
+    assert "This server echoes" in fetch(example, "/").text
+    answer = fetch(example, "/echo")
+    assert (answer.status, answer.headers["Upgrade"]) == (426, "websocket")
+    assert "This address speaks WebSocket" in answer.text
+    client = connect(f"{example.ws}/echo")
+    client.send("Grüße 👋")
+    assert client.recv() == "Grüße 👋"
+    client.send_close(1000)
+    assert close_of(client) == (1000, "")
+
+
+@pytest.mark.parametrize("path", FRAMEWORKS)
+def test_a_framework_refuses_before_the_handshake(start, connect, path):
+    example = start(path)
+    assert refusal_of(connect, f"{example.ws}/private") == 401
+    assert refusal_of(connect, f"{example.ws}/nowhere") == 404
+    assert refusal_of(connect, f"{example.ws}/echo", origin="http://evil.example") == 403
+    client = connect(f"{example.ws}/private?word=sesame")
+    client.send("hello")
+    assert client.recv() == "hello"
+    assert fetch(example, "/private").status == 401
+    assert fetch(example, "/private?word=sesame").status == 426
+
+
+# stream.py
+
+
+def test_stream_adds_up_and_hangs_up(start, connect):
+    example = start("examples/stream.py")
+    client = connect(example.ws)
+    for number, total in (("1", 1), ("41", 42), ("-2", 40)):
+        client.send(number)
+        assert client.recv() == f"That makes {total}."
+    client.send("what?")
+    assert client.recv() == "That is no number. Good bye."
+    assert close_of(client) == (1000, "")
+
+
+def test_stream_has_nothing_but_websockets(start):
+    answer = fetch(start("examples/stream.py"), "/")
+    assert answer.status == 426
+    assert "Upgrade: websocket" in answer.text
 
 
 # chat/
