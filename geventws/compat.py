@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from .protocol import State
+from .websocket import WebSocket
 
 __all__ = ["install"]
 
@@ -32,6 +35,8 @@ def install() -> None:
     So programs run that were written for gevent-websocket or Flask-Sockets, and libraries that look for gevent-websocket:
     Engine.IO, and with it Socket.IO and Flask-SocketIO. `python -m geventws serve --compat module:app` calls it before it
     imports the application.
+
+    Which pages may connect to Engine.IO is its own to say (`cors_allowed_origins`), as before: `origins` does not count there.
 
     The modules are geventws's own, not copies: `geventwebsocket.handler is geventws.handler`. Nothing is imported before
     it is asked for: Flask for `flask_sockets`, gunicorn for the worker. The two packages need not be installed; where they
@@ -103,8 +108,49 @@ _OWN: dict[str, Callable[[ModuleType], None]] = {
 _WITH_SUBMODULES = ("geventwebsocket", "geventwebsocket.gunicorn", "geventwebsocket.protocols")
 
 
+def _leave_origins_to_engine_io(driver: ModuleType) -> None:
+    """Engine.IO compares a page's origin with its `cors_allowed_origins`, and only then looks for the WebSocket.
+
+    Were the handshake refused after that, when the WebSocket is first used, the session would stay between its two
+    transports, and its client poll without end.
+    """
+    offered: dict[str, Any] = getattr(driver, "_async", {})
+    original = offered.get("websocket")
+    if original is None:
+        return
+
+    class WebSocketWSGI(original):  # type: ignore[misc, valid-type]  # found at run time
+        def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            ws = environ.get("wsgi.websocket")
+            if isinstance(ws, WebSocket) and ws.state is State.CONNECTING:
+                ws.options = ws.options.replace(origins="*")
+            answer: Iterable[bytes] = super().__call__(environ, start_response)
+            return answer
+
+    offered["websocket"] = WebSocketWSGI
+
+
+class _Adapting(Loader):
+    """Loads a module as its own loader does, and adapts it then."""
+
+    def __init__(self, loader: Loader, adapt: Callable[[ModuleType], None]) -> None:
+        self._loader = loader
+        self._adapt = adapt
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        # Whoever asks later, for its source say, asks the one that knows.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        self._adapt(module)
+
+
 class _Aliases(MetaPathFinder, Loader):
-    """Finds the modules of the two packages, before anything else looks for them."""
+    """Finds the modules of the two packages, before anything else looks for them; and Engine.IO's, to adapt it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -118,6 +164,17 @@ class _Aliases(MetaPathFinder, Loader):
                 "gevent-websocket, and geventws has no counterpart for it",
                 name=fullname,
             )
+        if fullname == _ENGINE_IO:
+            return self._find_engine_io(path, target)
+        return None
+
+    def _find_engine_io(self, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(_ENGINE_IO, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Adapting(spec.loader, _leave_origins_to_engine_io)
+                return spec
         return None
 
     def create_module(self, spec: ModuleSpec) -> None:

@@ -56,6 +56,12 @@ def require(module: str, component: str) -> None:
         missing(component)
 
 
+def require_worker() -> None:
+    require("gunicorn", "gunicorn")
+    if find_spec("geventws.servers") is None or find_spec("geventws.servers.gunicorn") is None:
+        missing("geventws.servers.gunicorn")
+
+
 # Too late.
 
 
@@ -191,9 +197,7 @@ def test_it_can_be_asked_whether_they_are_importable_and_nothing_is_imported_bef
 
 
 def test_the_worker_for_gunicorn_is_imported_when_it_is_asked_for(python: Any) -> None:
-    require("gunicorn", "gunicorn")
-    if find_spec("geventws.servers") is None:
-        missing("geventws.servers.gunicorn")
+    require_worker()
     lines = python(f"""
         {INSTALL.replace(chr(10), "; ")}
         import flask_sockets
@@ -394,7 +398,15 @@ WAYS = {
     "serve --compat, patched": (SERVE, PATCH),
     "socketio.run": (["chat.py"], INSTALL),
     "socketio.run, patched": (["chat.py"], PATCH + INSTALL),
+    "gunicorn": (["-m", "gunicorn", "-b", "127.0.0.1:0", "-k", "flask_sockets.worker", "chat:app"], ""),
 }
+GUNICORN = (
+    INSTALL
+    + """
+def when_ready(arbiter):
+    print("http://127.0.0.1:%d" % arbiter.LISTENERS[0].sock.getsockname()[1], flush=True)
+"""
+)
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -404,6 +416,9 @@ def chat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         require(module, "Flask-SocketIO")
     line, above = WAYS[request.param]
     directory = tmp_path_factory.mktemp("chat")
+    if request.param == "gunicorn":
+        require_worker()
+        (directory / "gunicorn.conf.py").write_text(GUNICORN)
     (directory / "chat.py").write_text(above + textwrap.dedent(CHAT) + textwrap.dedent(RUN))
     program = Running(line, directory)
     yield program
@@ -550,8 +565,9 @@ def open_raw(chat: Running) -> tuple[websocket.WebSocket, str]:
 def receive(client: websocket.WebSocket, beginning: str) -> str:
     """The next packet that begins so. Engine.IO's pings before it are answered."""
     while not (packet := client.recv()).startswith(beginning):
-        assert packet == "2", packet
-        client.send("3")
+        assert packet in ("2", "6"), packet  # a ping, or nothing, with which polling is ended
+        if packet == "2":
+            client.send("3")
     text: str = packet
     return text
 
@@ -612,27 +628,64 @@ def test_a_page_of_another_site_is_refused_by_engine_io_before_the_websocket(cha
     assert refused.value.status_code == 400
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["and told to geventws", "but not told to geventws"])
-def test_pages_that_socket_io_lets_in_are_let_in_by_geventws_when_it_is_told(tmp_path: Path, told: bool) -> None:
+@pytest.fixture(scope="module")
+def open_chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The same program, for pages of a friend's site; served by geventws with `origins` as they are by default."""
     require("flask_socketio", "Flask-SocketIO")
     text = textwrap.dedent(CHAT).replace("ping_interval=1", 'cors_allowed_origins="https://friend.example"')
-    if told:
-        text = (
-            "from geventws import WebSocketHandler\n"
-            'WebSocketHandler.options = WebSocketHandler.options.replace(origins=["friend.example"])\n' + text
-        )
-    (tmp_path / "chat.py").write_text(text)
-    program = Running(SERVE, tmp_path)
-    try:
-        if told:
-            client = program.connect(ENGINE_IO, origin="https://friend.example")
-            assert client.recv()[0] == "0"
-            client.shutdown()
-            assert "Traceback" not in program.errors
-        else:
-            with pytest.raises(websocket.WebSocketBadStatusException) as refused:
-                program.connect(ENGINE_IO, origin="https://friend.example")
-            assert refused.value.status_code == 403
-            assert b"origins" in refused.value.resp_body
-    finally:
-        program.end()
+    text += """
+from flask_sockets import Sockets
+
+sockets = Sockets(app)
+
+@sockets.route("/beside")
+def beside(ws):
+    ws.send("hello")
+"""
+    directory = tmp_path_factory.mktemp("open_chat")
+    (directory / "chat.py").write_text(text)
+    program = Running(SERVE, directory)
+    yield program
+    errors = program.errors
+    program.end()
+    assert "Traceback" not in errors, errors
+
+
+FRIEND = "https://friend.example"
+
+
+def test_pages_that_engine_io_does_not_let_in_are_refused(open_chat: Running) -> None:
+    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+        open_chat.connect(ENGINE_IO, origin="https://evil.example")
+    assert refused.value.status_code == 400
+
+
+def test_a_websocket_beside_engine_io_is_not_open_to_its_friends(open_chat: Running) -> None:
+    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+        open_chat.connect("/beside", origin=FRIEND)
+    assert refused.value.status_code == 403
+    client = open_chat.connect("/beside", origin=f"http://{open_chat.address}")
+    assert client.recv() == "hello"
+    client.close()
+
+
+def test_pages_that_engine_io_lets_in_are_let_in_by_websocket(open_chat: Running) -> None:
+    client = open_chat.connect(ENGINE_IO, origin=FRIEND)
+    assert client.recv()[0] == "0"
+    client.close()
+
+
+def test_pages_that_engine_io_lets_in_are_let_in_by_an_upgrade(open_chat: Running) -> None:
+    opened = urllib.request.Request(
+        f"http://{open_chat.address}/socket.io/?EIO=4&transport=polling", headers={"Origin": FRIEND}
+    )
+    with urllib.request.urlopen(opened, timeout=PATIENCE) as answer:
+        session = json.loads(answer.read()[1:])
+    assert session["upgrades"] == ["websocket"]
+    client = open_chat.connect(f"{ENGINE_IO}&sid={session['sid']}", origin=FRIEND)
+    client.send("2probe")
+    assert client.recv() == "3probe"
+    client.send("5")
+    client.send("40")
+    assert receive(client, "40").startswith('40{"sid":')
+    client.close()
