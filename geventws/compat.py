@@ -41,8 +41,8 @@ def install() -> None:
     The modules are geventws's own, not copies: `geventwebsocket.handler is geventws.handler`. Nothing is imported before
     it is asked for: Flask for `flask_sockets`, gunicorn for the worker. The two packages need not be installed; where they
     are, they are not used. What geventws has no counterpart for (`geventwebsocket.protocols.wamp`) is a
-    ModuleNotFoundError that says so. The list of installed distributions stays as it is: `pip` and `importlib.metadata` know
-    no gevent-websocket.
+    ModuleNotFoundError that says so. What is installed stays as it is: for `pip` and `importlib.metadata` there is no
+    gevent-websocket that was not there before.
 
     Calling it again does nothing. It may be called from any thread.
 
