@@ -362,6 +362,35 @@ def test_a_signal_closes_open_websockets_with_1001_and_ends_in_peace(run: Run, n
     assert "Traceback" not in err
 
 
+# Its handler of logs lives as long as the interpreter, which takes it down when nothing else is there any more.
+LOGGING = """
+import logging
+from flask import Flask
+from geventws.flask import Sockets
+
+logging.basicConfig(level=logging.INFO)
+app = Flask(__name__)
+sockets = Sockets(app)
+
+@sockets.route("/")
+def echo(ws):
+    for message in ws:
+        ws.send(message)
+"""
+
+
+def test_a_program_that_logs_ends_without_a_word_of_the_interpreter(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "logs.py").write_text(LOGGING)
+    command = run("serve", "logs:app", "--port", "0")
+    with command.client("/") as client:
+        client.close_handshake()
+    command.process.send_signal(signal.SIGTERM)
+    status, _, err = command.end()
+    assert status == 0
+    assert "Exception ignored" not in err
+    assert "Traceback" not in err
+
+
 # Sends its own process a signal at the very moment at which the address has been printed.
 EAGER = """
 import os, sys

@@ -275,7 +275,10 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
         self._guests = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        me = getcurrent()
+        try:
+            me = getcurrent()
+        except RuntimeError:
+            return True  # The interpreter is ending: logging takes its lock once more then, and there is nobody else.
         if self._owner is me and blocking is True and timeout == -1:
             self._count += 1
             return True
@@ -289,8 +292,12 @@ class RLock(_Shared, metaclass=StandsIn, native=NativeRLock):
         return self._acquire_slowly(me, True, blocking, timeout)
 
     def release(self) -> None:
-        if self._owner is not getcurrent():
-            if self._guests and getcurrent() is get_hub_if_exists():
+        try:
+            me = getcurrent()
+        except RuntimeError:
+            return
+        if self._owner is not me:
+            if self._guests and me is get_hub_if_exists():
                 self._guests -= 1
                 return
             if self._is_held_by_old_name():
