@@ -19,7 +19,7 @@ from .scope import cooperative
 from .watchdog import watched
 from .websocket import WebSocket
 
-__all__ = ["call_application", "surroundings"]
+__all__ = ["call_application", "surroundings", "with_subprotocol_of"]
 
 logger = logging.getLogger("geventws.handler")
 
@@ -33,6 +33,13 @@ def surroundings(subject: object, options: WebSocketOptions, scoped: bool) -> Ab
     both.enter_context(watched(subject, options.warn_blocked))
     both.enter_context(scope)
     return both
+
+
+def with_subprotocol_of(application: object, path: str, options: WebSocketOptions) -> WebSocketOptions:
+    """The options, with the subprotocol that `application.app_protocol(path)` names, as in gevent-websocket."""
+    app_protocol = getattr(application, "app_protocol", None)
+    subprotocol = None if app_protocol is None else app_protocol(path)
+    return options.replace(subprotocols=(subprotocol,)) if subprotocol else options
 
 
 def call_application(

@@ -16,7 +16,7 @@ from typing import Any
 from wsgiref.util import is_hop_by_hop
 
 from . import forwarded
-from .application import call_application, surroundings
+from .application import call_application, surroundings, with_subprotocol_of
 from .codes import CloseCode
 from .connections import OpenConnections
 from .exceptions import ConnectionClosed, HandshakeError, InvalidState
@@ -27,10 +27,11 @@ from .protocol import State
 from .protocol.handshake import read_request, wants_websocket
 from .servers import gthread, uwsgi, werkzeug, wsgiref
 from .servers.connection import NotCarried, ServerConnection, StartResponse
+from .threads import ThreadRuntime
 from .transport import Listener, Transport
 from .websocket import WebSocket
 
-__all__ = ["WebSocketMiddleware"]
+__all__ = ["WebSocketMiddleware", "close_all_in_threads"]
 
 logger = logging.getLogger("geventws.handler")
 
@@ -89,7 +90,6 @@ class WebSocketMiddleware:
         self.websocket_class = websocket_class
         self.websockets = OpenConnections()
         """The open connections."""
-        _middlewares.add(self)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         proxies = self.options.proxies
@@ -138,7 +138,8 @@ class _Exchange:
             connection.let_go()
 
     def _run(self, connection: ServerConnection) -> Iterable[bytes]:
-        options, connections = self._middleware.options, self._middleware.websockets
+        options = with_subprotocol_of(self._middleware.app, self._environ["PATH_INFO"], self._middleware.options)
+        connections = self._middleware.websockets
         environ, self._connection = self._environ, connection
         address = environ.get("REMOTE_ADDR", "")
         try:
@@ -153,6 +154,8 @@ class _Exchange:
         environ["wsgi.websocket"] = websocket
         environ["wsgi.websocket_version"] = request.version
         connections.add(websocket, address)
+        if isinstance(connection.runtime, ThreadRuntime):
+            _in_threads.add(websocket)
         websocket.after_close = connections.remove
         try:
             with surroundings(websocket, options, websocket.cooperative):
@@ -291,13 +294,15 @@ def _tell_once(level: int, text: str) -> None:
         logger.log(level, "%s", text)
 
 
-_middlewares: weakref.WeakSet[WebSocketMiddleware] = weakref.WeakSet()
+_in_threads: weakref.WeakSet[WebSocket] = weakref.WeakSet()
 
 
-@atexit.register
-def _say_goodbye() -> None:
-    """The process ends, and with it threads that are still in a handler: their peers are told."""
-    for middleware in list(_middlewares):
-        for websocket in middleware.websockets:
-            with suppress(Exception):
-                websocket.start_closing(CloseCode.GOING_AWAY, "server stops")
+def close_all_in_threads(code: int = CloseCode.GOING_AWAY, reason: str = "server stops") -> None:
+    """Begin to close the WebSockets that are in the hands of native threads, in the whole process. From any thread."""
+    for websocket in list(_in_threads):
+        with suppress(Exception):  # One that cannot be told must not keep others from it.
+            websocket.start_closing(code, reason)
+
+
+# The process ends, and with it threads that are still in a handler: their peers are told.
+atexit.register(close_all_in_threads)
