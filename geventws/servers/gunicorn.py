@@ -74,8 +74,8 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has
 
     `worker_connections` bounds the open connections of the worker, whatever they carry. A request counts for `max_requests`
     when it has ended, a WebSocket as one. The access log has its line when a WebSocket ends: status 101, its duration, the
-    bytes that were sent; `%({geventws.close_code}e)s`, `%({geventws.messages_received}e)s`, `%({geventws.bytes_received}e)s` and
-    `%({geventws.messages_sent}e)s` in `access_log_format` tell more.
+    bytes that were sent. In `access_log_format`, `%({geventws.close_code}e)s`, `%({geventws.messages_received}e)s`,
+    `%({geventws.bytes_received}e)s` and `%({geventws.messages_sent}e)s` tell more.
     """
 
     options = WebSocketOptions(cooperative="requests")
@@ -86,6 +86,10 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has
 
     wsgi_handler: type[GeventWebSocketHandler]
     """What handles each connection: `GeventWebSocketHandler`, or a subclass of it."""
+
+    # gunicorn's own, always there in the worker's process.
+    sockets: Any
+    alive: bool
 
     _quick = False
 
@@ -99,6 +103,11 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has
         if options is not None and not isinstance(options, WebSocketOptions):
             raise TypeError(f"options are a WebSocketOptions; got {options!r}. Single ones are given by their names.")
         return type(cls.__name__, (cls,), {"options": (options or cls.options).replace(**changes)})
+
+    @classmethod
+    def endswith(cls, suffix: str) -> bool:
+        """From gunicorn 22, which takes every `worker_class` for the text that it is on a command line."""
+        return cls.__name__.endswith(suffix)
 
     @classmethod
     def setup(cls) -> None:
@@ -164,6 +173,11 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has
         self._quick = True
         self.alive = False
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether this worker is still there after the request that is being answered."""
+        return self.alive and self.nr + 1 < int(self.max_requests)
+
     def request_ended(self) -> None:
         """From the handler: count a request; the last one that this worker may serve restarts it."""
         self.nr += 1
@@ -198,7 +212,11 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has
             listener.setblocking(True)
             server = self.server_class(
                 # One pool for all: `worker_connections` bounds the worker.
-                listener, self.wsgi, spawn=self._pool, environ=self._environ(listener.getsockname()), **arguments
+                listener,
+                self.wsgi,
+                spawn=self._pool,
+                environ=self._environ(listener.getsockname()),
+                **arguments,
             )
             server.websockets = self._connections
             server.worker = self  # type: ignore[attr-defined]
@@ -267,8 +285,10 @@ class Request:
 
     def __init__(self, handler: GeventWebSocketHandler) -> None:
         self.method = handler.command
-        self.uri = handler.path or ""
-        self.path, _, self.query = self.uri.partition("?")
+        self.uri: str = handler.path or ""
+        path, _, query = self.uri.partition("?")
+        self.path: str = path
+        self.query: str = query
         self.fragment = ""
         self.remote_addr = self.peer_addr = handler.client_address
         self.version = tuple(int(part) for part in (handler.request_version or "HTTP/0.9")[5:].split("."))
@@ -289,8 +309,14 @@ class Response:
 class GeventWebSocketHandler(WebSocketHandler):
     """`WebSocketHandler` that obeys gunicorn's settings and writes to its logs."""
 
+    # pywsgi's own; its stubs say less.
+    client_address: Any
+    headers: Any
+    path: Any
+    requestline: Any
     response_headers: Any
     response_length: Any
+
     _trusted: bool | None = None
     _scheme: str | None = None
     _script_name = ""
@@ -314,16 +340,22 @@ class GeventWebSocketHandler(WebSocketHandler):
             return super()._wait_for_head()
         if not self._worker.alive:
             return b""
-        with Timeout(self._cfg.keepalive, False):
+        patience = Timeout.start_new(self._cfg.keepalive)
+        try:
             return super()._wait_for_head()
-        return b""
+        except Timeout as timeout:
+            if timeout is not patience:
+                raise
+            return b""
+        finally:
+            patience.close()
 
-    def read_request(self, raw_requestline: str) -> bool:
+    def read_request(self, raw_requestline: str) -> Any:
         """From pywsgi: what is wrong with a request is raised here, and answered 400 or 431."""
         limit = self._cfg.limit_request_line
         if 0 < limit < len(raw_requestline.rstrip("\r\n")):
             raise ValueError(f"the request line is longer than limit_request_line ({limit})")
-        read: bool = super().read_request(raw_requestline)  # type: ignore[misc]  # not in gevent's stubs
+        read = super().read_request(raw_requestline)
         self._check_fields()
         self._scheme = self._forwarded_scheme()
         self._script_name = self._forwarded_script_name()
@@ -390,7 +422,7 @@ class GeventWebSocketHandler(WebSocketHandler):
 
     def handle_one_response(self) -> None:
         try:
-            super().handle_one_response()  # type: ignore[misc]  # not in gevent's stubs
+            super().handle_one_response()
         finally:
             try:
                 self._cfg.post_request(self._worker, Request(self), self.environ, Response(self))
@@ -399,7 +431,7 @@ class GeventWebSocketHandler(WebSocketHandler):
             self._worker.request_ended()
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Any:
-        if self._worker.alive and self._cfg.keepalive:
+        if self._cfg.keepalive and self._worker.goes_on:
             return super().start_response(status, headers, exc_info)
         kept = [field for field in headers if field[0].lower() != "connection"]
         return super().start_response(status, [*kept, ("Connection", "close")], exc_info)
@@ -420,7 +452,7 @@ class GeventWebSocketHandler(WebSocketHandler):
     def _unfinished_environ(self) -> dict[str, Any]:
         """What the log wants to know of a request that was refused before it had an environ."""
         words = (self.requestline or "").split()
-        method, uri, version = [*words[:3], *["-"] * (3 - len(words))]
+        method, uri, version = (*words, "-", "-", "-")[:3]
         environ = {"REQUEST_METHOD": method, "RAW_URI": uri, "SERVER_PROTOCOL": version, "PATH_INFO": uri}
         if isinstance(self.client_address, tuple):
             environ["REMOTE_ADDR"] = str(self.client_address[0])
@@ -444,7 +476,7 @@ def _may_forward(peer: Any, cfg: Any) -> bool:
     if "*" in allowed or peer[0] in allowed:
         return True
     # Newer gunicorns take networks as well.
-    networks = getattr(cfg, "forwarded_allow_networks", tuple)()
+    networks: Any = getattr(cfg, "forwarded_allow_networks", tuple)()
     return any(ip_address(peer[0]) in network for network in networks)
 
 
