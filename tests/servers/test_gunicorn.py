@@ -20,10 +20,9 @@ import gevent.ssl
 import pytest
 import trustme
 from rawclient import BINARY, TEXT, close_frame, frame
+from rawclient import request as opening_request
 from servers.started import Client, Started, free_port, plain_request, require, unexpected_tracebacks
 from waiting import wait_until
-
-require("gunicorn")
 
 WORKER = "geventws.servers.gunicorn.GeventWebSocketWorker"
 PATCHED = "geventws.servers.gunicorn.PatchedGeventWebSocketWorker"
@@ -73,6 +72,8 @@ def app(environ, start_response):
 def websocket(ws, path):
     if path == "pid":
         ws.send(str(os.getpid()))
+    if path == "late":
+        time.sleep(1)
     if path == "fails":
         ws.accept()
         raise ValueError("on purpose")
@@ -95,6 +96,11 @@ def websocket(ws, path):
 """
 
 Run = Callable[..., Started]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _gunicorn() -> None:
+    require("gunicorn")
 
 
 @pytest.fixture
@@ -143,8 +149,14 @@ def running(pid: int) -> bool:
     """Whether there is such a process, and not only its exit status."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
+    return True
 
 
 def echoed(client: Client, text: str = "hi") -> None:
@@ -659,6 +671,30 @@ def test_sigterm_lets_a_request_end_that_is_under_way_and_takes_no_new_ones(run:
         response = client.read_response()
         assert (response.body, response.headers["connection"]) == (b"page", "close")
         assert client.at_end()
+    assert server.wait() == 0
+
+
+def test_a_handshake_that_is_not_answered_yet_is_refused_for_now(run: Run) -> None:
+    server = run()
+    with server.client() as client:
+        client.send(opening_request("/late"))
+        gevent.sleep(0.3)
+        server.send_signal(signal.SIGTERM)
+        response = client.read_response()
+        assert response.status == 503
+        assert "retry-after" in response.headers
+    assert server.wait() == 0
+    assert not unexpected_tracebacks(server.output)
+
+
+def test_many_websockets_are_closed_together(run: Run) -> None:
+    server = run("--graceful-timeout", "60")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.client("/echo")) for _ in range(200)]
+        for client in clients:
+            echoed(client)
+        server.send_signal(signal.SIGTERM)
+        assert [closed_with(client) for client in clients] == [1012] * 200
     assert server.wait() == 0
 
 
