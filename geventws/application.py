@@ -67,7 +67,7 @@ def call_application(
             raise
         if websocket.state is State.OPEN:
             _failed(websocket)
-    except GreenletExit:
+    except (GreenletExit, KeyboardInterrupt, SystemExit):
         websocket.start_closing(CloseCode.GOING_AWAY)
         raise
     except (Exception, Timeout):

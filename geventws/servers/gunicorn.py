@@ -1,4 +1,5 @@
-"""`GeventWebSocketWorker`: gunicorn's processes and settings around gevent's WSGI server, with WebSockets.
+"""Workers for gunicorn: `GeventWebSocketWorker` has its processes and settings around gevent's WSGI server, with WebSockets;
+`ThreadWebSocketWorker` is its own one with threads, and a polite end.
 
 What gunicorn decides is here: when a worker begins and ends, what is logged, whom it believes. What a WebSocket is, is not.
 """
@@ -13,6 +14,7 @@ from contextlib import suppress
 from datetime import timedelta
 from http.client import HTTPException
 from ipaddress import ip_address
+from threading import Thread
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -25,15 +27,17 @@ from gevent.pool import Pool
 from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import VERSION, GeventWorker
+from gunicorn.workers.gthread import ThreadWorker
 
 from ..codes import CloseCode
 from ..connections import OpenConnections
 from ..handler import ExcInfo, Headers, WebSocketHandler
+from ..middleware import close_all_in_threads
 from ..options import WebSocketOptions
 from ..scope import install
 from ..server import WebSocketServer
 
-__all__ = ["GeventWebSocketHandler", "GeventWebSocketWorker", "PatchedGeventWebSocketWorker"]
+__all__ = ["GeventWebSocketHandler", "GeventWebSocketWorker", "PatchedGeventWebSocketWorker", "ThreadWebSocketWorker"]
 
 # Seconds that connections have when the worker is to end quickly: long enough for peers to answer a Close frame, and with
 # the second for handlers that are killed within the two that gunicorn's master gives.
@@ -278,6 +282,40 @@ class PatchedGeventWebSocketWorker(GeventWebSocketWorker):
     def patch(self) -> None:
         monkey.patch_all()
         super().patch()
+
+
+class ThreadWebSocketWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's own worker with threads, which closes its WebSockets with 1012 when it is to end.
+
+    ::
+
+        gunicorn -k geventws.servers.gunicorn.ThreadWebSocketWorker --threads 8 app:app
+
+    WebSockets work with gunicorn's worker as well (`gunicorn --threads 8 app:app`); but there they keep it from ending until
+    `graceful_timeout` has passed, and are cut off then. The program needs `geventws.middleware.WebSocketMiddleware`, which
+    `geventws.flask.Sockets` puts there by itself. Each open WebSocket takes one of the threads.
+    """
+
+    alive: bool
+    _told = False
+
+    def notify(self) -> None:
+        super().notify()
+        if not self.alive:
+            self._close_websockets()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """From a signal: end politely."""
+        super().handle_exit(sig, frame)
+        self._close_websockets()
+
+    def _close_websockets(self) -> None:
+        if not self._told:
+            self._told = True
+            # Beside this one, which may have been interrupted by a signal in the middle of anything.
+            Thread(
+                target=close_all_in_threads, args=(CloseCode.SERVICE_RESTART, "service restarts"), daemon=True
+            ).start()
 
 
 class Request:
