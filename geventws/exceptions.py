@@ -41,13 +41,15 @@ class HandshakeError(WebSocketError):
     """The opening handshake is refused.
 
     `status` is the HTTP status line without the version ("403 Forbidden"), `headers` what the answer carries beside the
-    usual ones, and the message what its body says: the cause, and what to do about it.
+    usual ones, and the message what its body says: the cause, and what to do about it. In a client that a server has refused
+    they are those of its answer, and `body` is the beginning of what it said.
     """
 
-    def __init__(self, status: str, message: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(self, status: str, message: str, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> None:
         super().__init__(message)
         self.status = status
         self.headers = list(headers)
+        self.body = body
 
 
 class ConnectionClosed(WebSocketError):
