@@ -1,4 +1,4 @@
-"""The 517 cases of the Autobahn testsuite: their names, what a pattern means, what server each is run against."""
+"""The 517 cases of the Autobahn testsuite: their names, what a pattern means, what each is run against."""
 
 import fnmatch
 from collections.abc import Iterable
@@ -26,6 +26,8 @@ SERVERS: dict[str, dict[str, object]] = {
     # The biggest message of group 9 has 16 MiB.
     "large": {"max_message_size": 16 * 2**20},
 }
+# The options of `connect` in each kind of client that cases are run against: the same, as the messages are.
+CLIENTS = {f"client-{name}": options for name, options in SERVERS.items()}
 
 
 def select(patterns: Iterable[str]) -> list[str]:
@@ -52,6 +54,11 @@ def servers_for(case: str) -> tuple[str, ...]:
         return ("large",)
     # The fuzzer offers no extension here: what a server that could compress answers must be the same.
     return ("plain", "deflate")
+
+
+def clients_for(case: str) -> tuple[str, ...]:
+    """The kinds of client that `case` is run against."""
+    return tuple(f"client-{name}" for name in servers_for(case))
 
 
 def share_of(case: str) -> str:

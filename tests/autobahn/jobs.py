@@ -1,6 +1,6 @@
-"""Jobs: a share of the cases, the echo server they are run against, and the fuzzer process that runs them.
+"""Jobs: a share of the cases, the testee they are run against (an echo server or client), and the fuzzer that runs them.
 
-Several jobs run at once, each a server and a fuzzer of its own. Nothing that is started here outlives the call.
+Several jobs run at once, each a testee and a fuzzer of its own. Nothing that is started here outlives the call.
 """
 
 import html
@@ -14,21 +14,22 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from autobahn.cases import SERVERS, servers_for, share_of
+from autobahn.cases import CLIENTS, SERVERS, share_of
 from autobahn.suite import Suite, environment_for_python27
 
 AGENT = "geventws"
 ECHO_SERVER = Path(__file__).resolve().parent / "echo_server.py"
+ECHO_CLIENT = ECHO_SERVER.with_name("echo_client.py")
 
-# See "The two verdicts": everything else fails, UNIMPLEMENTED too, which groups 12 and 13 say of a server that
-# negotiates no compression.
+# See "The two verdicts": everything else fails, UNIMPLEMENTED too, which groups 12 and 13 say of a testee
+# that negotiates no compression.
 GOOD_BEHAVIOUR = ("OK", "NON-STRICT", "INFORMATIONAL")
 GOOD_CLOSE = ("OK", "INFORMATIONAL")
 DID_NOT_RUN = "DID NOT RUN"
@@ -43,16 +44,16 @@ class Verdict:
     """What the suite found in one case. `details` is its full report."""
 
     case: str
-    server: str
+    testee: str
     behaviour: str
     close: str
     seconds: float = 0
     details: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of_none(cls, case: str, server: str) -> "Verdict":
+    def of_none(cls, case: str, testee: str) -> "Verdict":
         """What there is to say of a case that did not run, or not to its end."""
-        return cls(case, server, DID_NOT_RUN, DID_NOT_RUN)
+        return cls(case, testee, DID_NOT_RUN, DID_NOT_RUN)
 
     @property
     def missing(self) -> bool:
@@ -63,10 +64,10 @@ class Verdict:
         return self.behaviour in GOOD_BEHAVIOUR and self.close in GOOD_CLOSE
 
     def __str__(self) -> str:
-        return f"{self.case} [{self.server}] {self.behaviour} / {self.close}"
+        return f"{self.case} [{self.testee}] {self.behaviour} / {self.close}"
 
     def explain(self) -> str:
-        """The verdict with what the case sends, what it expects and what the server did."""
+        """The verdict with what the case sends, what it expects and what the testee did."""
         if not self.details:
             return str(self)
         close = (self.details.get("remoteCloseCode"), self.details.get("remoteCloseReason"))
@@ -76,7 +77,7 @@ class Verdict:
             "expected": self.details.get("expected"),
             "received": self.details.get("received"),
             "behaviour": self.details.get("result"),
-            "close": f"{self.details.get('resultClose')}; the server's Close was {close}",
+            "close": f"{self.details.get('resultClose')}; the testee's Close was {close}",
             "unclean": self.details.get("wasNotCleanReason"),
         }
         return "\n".join([str(self), *(f"    {name:10}{str(text)[:500]}" for name, text in lines.items() if text)])
@@ -87,11 +88,11 @@ class Job:
     """The cases of one share that are run against one kind of server."""
 
     share: str
-    server: str
+    testee: str
     cases: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.share}-{self.server}"
+        return f"{self.share}-{self.testee}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Outcome:
     @classmethod
     def of_none(cls, job: Job) -> "Outcome":
         """The outcome of a job for which there was no time."""
-        return cls(job, tuple(Verdict.of_none(case, job.server) for case in job.cases))
+        return cls(job, tuple(Verdict.of_none(case, job.testee) for case in job.cases))
 
     @property
     def failures(self) -> list[str]:
@@ -117,13 +118,13 @@ class Outcome:
         return [*self.problems, *not_run, *(verdict.explain() for verdict in bad)]
 
 
-def split(cases: Iterable[str]) -> list[Job]:
-    """The jobs that run every case against every kind of server that it is meant for."""
+def split(cases: Iterable[str], testees_for: Callable[[str], Iterable[str]]) -> list[Job]:
+    """The jobs that run every case against every kind of testee that it is meant for: `servers_for`, or `clients_for`."""
     shares: dict[tuple[str, str], list[str]] = defaultdict(list)
     for case in cases:
-        for server in servers_for(case):
-            shares[share_of(case), server].append(case)
-    return [Job(share, server, tuple(cases)) for (share, server), cases in shares.items()]
+        for testee in testees_for(case):
+            shares[share_of(case), testee].append(case)
+    return [Job(share, testee, tuple(cases)) for (share, testee), cases in shares.items()]
 
 
 def run_jobs(
@@ -172,6 +173,7 @@ class RunningJob:
         self._name = next(self._names)
         self._folder = reports.resolve() / str(job)
         self._folder.mkdir(parents=True)
+        self._reserved = socket.socket()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started = time.monotonic()
 
@@ -184,32 +186,46 @@ class RunningJob:
         self._stop()
 
     def start(self) -> None:
-        # The socket listens before the server runs, so the fuzzer need not wait for it, and the port is surely free.
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self._start_server(listener.fileno())
-            self._start_fuzzer(listener.getsockname()[1])
+        if self.job.testee in CLIENTS:
+            self._start_fuzzing_server()
+        else:
+            self._start_fuzzing_client()
 
     @property
     def ended(self) -> bool:
-        return self._processes["fuzzer"].poll() is not None
+        """Whether the client has ended, whichever of the two it is."""
+        return self._processes["testee" if self.job.testee in CLIENTS else "fuzzer"].poll() is not None
 
     def finish(self) -> Outcome:
-        """End what still runs, and read what the fuzzer and the server left."""
+        """End what still runs, and read what the fuzzer and the testee left."""
         seconds = time.monotonic() - self._started
-        problems = [*self._problem_of_fuzzer(), *self._problem_of_server()]
+        problems = [*self._problem_of_fuzzer(), *self._problem_of_testee()]
         self._stop()
         return Outcome(self.job, tuple(self._verdicts()), seconds, tuple(problems))
 
-    def _start_server(self, descriptor: int) -> None:
-        options = json.dumps(SERVERS[self.job.server])
-        command = [sys.executable, str(ECHO_SERVER), str(descriptor), options]
-        self._start("server", command, dict(os.environ), pass_fds=[descriptor])
+    def _start_fuzzing_client(self) -> None:
+        # The socket listens before the server runs, so the fuzzer need not wait for it, and the port is surely free.
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            options = json.dumps(SERVERS[self.job.testee])
+            command = [sys.executable, str(ECHO_SERVER), str(listener.fileno()), options]
+            self._start("testee", command, dict(os.environ), pass_fds=[listener.fileno()])
+            url = f"ws://127.0.0.1:{listener.getsockname()[1]}"
+        self._start_fuzzer("fuzzingclient", {"servers": [{"agent": AGENT, "url": url}]})
 
-    def _start_fuzzer(self, port: int) -> None:
+    def _start_fuzzing_server(self) -> None:
+        # Bound, not listening, until the job has ended: nobody else is given the port, and the fuzzer may listen on it.
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        url = f"ws://127.0.0.1:{self._reserved.getsockname()[1]}"
+        self._start_fuzzer("fuzzingserver", {"url": url})
+        options = json.dumps(CLIENTS[self.job.testee])
+        command = [sys.executable, str(ECHO_CLIENT), url, AGENT, str(len(self.job.cases)), options]
+        self._start("testee", command, dict(os.environ))
+
+    def _start_fuzzer(self, mode: str, more: dict[str, Any]) -> None:
         spec = self._folder / "spec.json"
-        servers = [{"agent": AGENT, "url": f"ws://127.0.0.1:{port}"}]
-        spec.write_text(json.dumps({"outdir": str(self._folder), "servers": servers, "cases": self.job.cases}))
-        self._start("fuzzer", self._suite.command(spec, self._name), environment_for_python27())
+        spec.write_text(json.dumps({"outdir": str(self._folder), "cases": self.job.cases, **more}))
+        self._start("fuzzer", self._suite.command(mode, spec, self._name), environment_for_python27())
 
     def _start(self, name: str, command: list[str], environment: dict[str, str], pass_fds: Iterable[int] = ()) -> None:
         with (self._folder / f"{name}.log").open("wb") as log:
@@ -225,28 +241,30 @@ class RunningJob:
             )
 
     def _stop(self) -> None:
-        if "fuzzer" in self._processes and not self.ended:
+        if "fuzzer" in self._processes and self._processes["fuzzer"].poll() is None:
             self._suite.stop(self._name)
         for process in self._processes.values():
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+        self._reserved.close()
 
     def _problem_of_fuzzer(self) -> Iterable[str]:
         log = self._log_of("fuzzer")
+        returncode = self._processes["fuzzer"].poll()
         if not self.ended:
             yield f"{self.job}: not ended in time; the last that the fuzzer said: {''.join(log[-1:])}"
-        elif self._processes["fuzzer"].returncode or any(verdict.missing for verdict in self._verdicts()):
+        elif returncode or any(verdict.missing for verdict in self._verdicts()):
             yield "\n".join([f"{self.job}: the fuzzer failed:", *log[-20:]])
 
-    def _problem_of_server(self) -> Iterable[str]:
-        returncode = self._processes["server"].poll()
-        if returncode is not None:
-            yield f"{self.job}: the server ended by itself, with {returncode}"
+    def _problem_of_testee(self) -> Iterable[str]:
+        returncode = self._processes["testee"].poll()
+        if returncode or (returncode is not None and self.job.testee in SERVERS):
+            yield f"{self.job}: the testee ended by itself, with {returncode}"
         # What the fuzzer does to it must not make it print tracebacks, even where the verdicts are good.
-        log = self._log_of("server")
+        log = self._log_of("testee")
         if log:
-            yield "\n".join([f"{self.job}: the server complained:", *log[-60:]])
+            yield "\n".join([f"{self.job}: the testee complained:", *log[-60:]])
 
     def _log_of(self, name: str) -> list[str]:
         return (self._folder / f"{name}.log").read_text(errors="replace").splitlines()
@@ -254,12 +272,12 @@ class RunningJob:
     def _verdicts(self) -> Iterable[Verdict]:
         found = _read_json(self._folder / "index.json").get(AGENT, {})
         for case in self.job.cases:
-            yield self._verdict(case, found[case]) if case in found else Verdict.of_none(case, self.job.server)
+            yield self._verdict(case, found[case]) if case in found else Verdict.of_none(case, self.job.testee)
 
     def _verdict(self, case: str, found: dict[str, Any]) -> Verdict:
         details = _read_json(self._folder / found["reportfile"])
         behaviour, close = found["behavior"], found["behaviorClose"]
-        return Verdict(case, self.job.server, behaviour, close, found["duration"] / 1000, details)
+        return Verdict(case, self.job.testee, behaviour, close, found["duration"] / 1000, details)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The command that runs the Autobahn testsuite against geventws and prints what came of it. What it does is in jobs.py.
 
-    python tests/autobahn/run.py                    everything
+    python tests/autobahn/run.py                    everything, against servers and against clients
     python tests/autobahn/run.py 6.4.* 7 12.1.3     some of it
+    python tests/autobahn/run.py --client 9         group 9 against clients alone; --server is the other half
 
 It exits with 0 when every selected case ran, behaved and closed as it must; else with 1, or with 2 when the suite
 cannot be had on this machine.
@@ -20,12 +21,12 @@ from pathlib import Path
 # As the tests have it: this folder is a package in `tests`.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from autobahn.cases import select
+from autobahn.cases import clients_for, select, servers_for
 from autobahn.jobs import Outcome, Verdict, run_jobs, split
 from autobahn.suite import DEFAULT_DIRECTORY, SuiteUnavailable, find_suite
 
-COLUMNS = "{:<8}{:<9}{:>6}{:>6}{:>12}{:>15}{:>8}{:>10}"
-HEADINGS = ("cases", "server", "count", "OK", "NON-STRICT", "INFORMATIONAL", "bad", "seconds")
+COLUMNS = "{:<8}{:<16}{:>6}{:>6}{:>12}{:>15}{:>8}{:>10}"
+HEADINGS = ("cases", "testee", "count", "OK", "NON-STRICT", "INFORMATIONAL", "bad", "seconds")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     with report_folder(options.report_dir) as reports:
         time_left = options.timeout - (time.monotonic() - started)
-        outcomes = run_jobs(split(options.cases), suite, Path(reports), time_left, options.jobs)
+        jobs = [job for testees_for in options.sides for job in split(options.cases, testees_for)]
+        outcomes = run_jobs(jobs, suite, Path(reports), time_left, options.jobs)
     return report(outcomes, time.monotonic() - started, options.verbose)
 
 
@@ -48,8 +50,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("cases", nargs="*", metavar="CASES", help='such as 7.1.5, 6.4.*, or 12 for a whole group (default: "*")')
+    side = parser.add_mutually_exclusive_group()
+    side.add_argument("--server", dest="sides", action="store_const", const=[servers_for], help="against servers alone")
+    side.add_argument("--client", dest="sides", action="store_const", const=[clients_for], help="against clients alone")
+    parser.set_defaults(sides=[servers_for, clients_for])
     add("--python27", metavar="PATH", help="the CPython 2.7 that runs the suite (default: $PYTHON27, or what is found)")
-    add("--timeout", type=float, default=1200, metavar="SECONDS", help="for everything (default: %(default)s)")
+    add("--timeout", type=float, default=2400, metavar="SECONDS", help="for everything (default: %(default)s)")
     add("--report-dir", type=Path, metavar="DIR", help="keep the suite's reports in a new folder here")
     add("--suite-dir", type=Path, default=DEFAULT_DIRECTORY, metavar="DIR", help="where the suite is, or is installed")
     add("--jobs", type=int, metavar="NUMBER", help="fuzzers at once (default: one for each processor)")
@@ -93,7 +99,7 @@ def print_table(outcomes: Iterable[Outcome]) -> None:
         kinds = Counter(map(kind, outcome.verdicts))
         counts = [kinds[heading] for heading in HEADINGS[3:-1]]
         job = outcome.job
-        print(COLUMNS.format(job.share, job.server, len(job.cases), *counts, f"{outcome.seconds:.1f}"))
+        print(COLUMNS.format(job.share, job.testee, len(job.cases), *counts, f"{outcome.seconds:.1f}"))
 
 
 def kind(verdict: Verdict) -> str:

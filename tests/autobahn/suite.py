@@ -1,4 +1,4 @@
-"""Where the Autobahn testsuite comes from: found, installed once, and the command that runs its fuzzing client.
+"""Where the Autobahn testsuite comes from: found, installed once, and the command that runs its fuzzer.
 
 The suite is a Python 2 program. It runs on a CPython 2.7, or, where there is none, in its authors' Docker image.
 """
@@ -24,7 +24,8 @@ NEITHER_FOUND = (
 )
 
 # What Python 2.7 runs. The folder holds a namespace package (zope), so it must be added as a site folder. The thread
-# ends the process when its input ends: the runner holds the other end, so that a fuzzer never outlives it.
+# ends the process when its input ends: the runner holds the other end, so that a fuzzer never outlives it. As a server it
+# would listen to the whole network.
 START_FUZZER = """
 import os, site, sys, threading
 
@@ -36,8 +37,11 @@ thread = threading.Thread(target=end_with_the_runner)
 thread.daemon = True
 thread.start()
 site.addsitedir(sys.argv.pop(1))
-from autobahntestsuite.wstest import run
-run()
+from autobahntestsuite import fuzzing, wstest
+
+listen = fuzzing.listenWS
+fuzzing.listenWS = lambda factory, context: listen(factory, context, interface="127.0.0.1")
+wstest.run()
 """
 
 
@@ -46,10 +50,13 @@ class SuiteUnavailable(Exception):
 
 
 class Suite(Protocol):
-    """A way to run the fuzzing client."""
+    """A way to run the fuzzer."""
 
-    def command(self, spec: Path, name: str) -> list[str]:
-        """The command that runs the fuzzing client as `spec` says. It reads and writes only in the spec's folder."""
+    def command(self, mode: str, spec: Path, name: str) -> list[str]:
+        """The command that runs the fuzzer as `spec` says, in the mode "fuzzingclient" or "fuzzingserver".
+
+        It reads and writes only in the spec's folder.
+        """
 
     def stop(self, name: str) -> None:
         """End what the command of this name started outside its own process group."""
@@ -60,8 +67,8 @@ class InPython27:
     python: str
     folder: Path
 
-    def command(self, spec: Path, name: str) -> list[str]:
-        arguments = [str(self.folder), "--mode", "fuzzingclient", "--spec", str(spec)]
+    def command(self, mode: str, spec: Path, name: str) -> list[str]:
+        arguments = [str(self.folder), *_arguments(mode, spec)]
         return [self.python, "-s", "-u", "-c", START_FUZZER, *arguments]
 
     def stop(self, name: str) -> None:
@@ -72,15 +79,20 @@ class InPython27:
 class InDocker:
     docker: str
 
-    def command(self, spec: Path, name: str) -> list[str]:
+    def command(self, mode: str, spec: Path, name: str) -> list[str]:
         folder = str(spec.parent)
         # The same path inside as outside, and the same user, to whom the reports will belong.
         container = ["--rm", "--name", name, "--network", "host", "--volume", f"{folder}:{folder}"]
         user = ["--user", f"{os.getuid()}:{os.getgid()}"]
-        return [self.docker, "run", *container, *user, IMAGE, "wstest", "--mode", "fuzzingclient", "--spec", str(spec)]
+        return [self.docker, "run", *container, *user, IMAGE, "wstest", *_arguments(mode, spec)]
 
     def stop(self, name: str) -> None:
         subprocess.run([self.docker, "kill", name], capture_output=True, timeout=30, check=False)
+
+
+def _arguments(mode: str, spec: Path) -> list[str]:
+    # Without its web server, whose port is always the same.
+    return ["--mode", mode, "--webport", "0", "--spec", str(spec)]
 
 
 def find_suite(python27: str | None = None, directory: Path = DEFAULT_DIRECTORY, timeout: float = 300) -> Suite:

@@ -2,12 +2,13 @@
 
 import os
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from autobahn.cases import ALL_CASES, select, servers_for
+from autobahn.cases import ALL_CASES, clients_for, select, servers_for
 from autobahn.jobs import Job, Verdict, run_jobs, split
 from autobahn.suite import SuiteUnavailable, find_suite
 
@@ -30,7 +31,7 @@ class PlayedSuite:
 
     verdicts: str
 
-    def command(self, spec: Path, name: str) -> list[str]:
+    def command(self, mode: str, spec: Path, name: str) -> list[str]:
         return [sys.executable, "-c", PLAYED_FUZZER, str(spec), self.verdicts]
 
     def stop(self, name: str) -> None:
@@ -40,7 +41,7 @@ class PlayedSuite:
 class StalledSuite:
     """A fuzzer that waits for ever, and says by which process."""
 
-    def command(self, spec: Path, name: str) -> list[str]:
+    def command(self, mode: str, spec: Path, name: str) -> list[str]:
         return [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
 
     def stop(self, name: str) -> None:
@@ -73,9 +74,10 @@ def test_a_pattern_that_selects_nothing_is_refused(pattern: str) -> None:
         select(["1.1.1", pattern])
 
 
-def test_every_case_is_in_a_job_of_each_of_its_servers() -> None:
-    planned = {(case, job.server) for job in split(ALL_CASES) for case in job.cases}
-    assert planned == {(case, server) for case in ALL_CASES for server in servers_for(case)}
+@pytest.mark.parametrize("testees_for", [servers_for, clients_for])
+def test_every_case_is_in_a_job_of_each_of_its_testees(testees_for: Callable[[str], Iterable[str]]) -> None:
+    planned = {(case, job.testee) for job in split(ALL_CASES, testees_for) for case in job.cases}
+    assert planned == {(case, testee) for case in ALL_CASES for testee in testees_for(case)}
 
 
 @pytest.mark.parametrize(
