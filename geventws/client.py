@@ -525,6 +525,9 @@ def _read_answer(socket: Any, who: str) -> tuple[_Answer, bytes]:
     data = b""
     left = _LARGEST_HEAD
     while True:
+        if not b"HTTP/1.".startswith(data[:7]):
+            hint = " Does it speak TLS? Then the URL begins with wss://." if data[:1] in (b"\x15", b"\x16") else ""
+            _fail(f"what {who} answers is not HTTP/1: {data[:40]!r}{hint}")
         end = data.find(b"\r\n\r\n") + 4
         if end > 3:
             answer = _parse_head(data[:end], who)
@@ -534,14 +537,11 @@ def _read_answer(socket: Any, who: str) -> tuple[_Answer, bytes]:
             if not 100 <= answer.status < 200 or answer.status == 101:
                 return answer, data
             continue
-        if not b"HTTP/1.".startswith(data[:7]):
-            hint = " Does it speak TLS? Then the URL begins with wss://." if data[:1] in (b"\x15", b"\x16") else ""
-            _fail(f"what {who} answers is not HTTP/1: {data[:40]!r}{hint}")
         if len(data) > left:
             _fail(f"the head of {who}'s answer is longer than {_LARGEST_HEAD} bytes")
         received = socket.recv(16 * 1024)
         if not received:
-            _fail(f"{who} ended the connection without an answer" if not data else f"{who} broke off its answer")
+            _fail(f"{who} broke off its answer" if data else f"{who} ended the connection without an answer")
         data += received
 
 
