@@ -1138,7 +1138,7 @@ def test_the_answer_to_a_close_frame_leaves_though_the_server_has_ended_its_stre
 
     server = peer(behave)
     ws = connect(server.url)
-    sending = gevent.spawn(ws.send, bytes(2**24))
+    sending = gevent.spawn(ws.send, bytes(2**23))
     assert ws.receive(PATIENCE) is None
     assert (ws.close_code, ws.close_reason) == (4000, "later")
     # The frame that was under way, and behind it the close frame with the code of the server's.

@@ -7,10 +7,15 @@ import functools
 import gc
 import io
 import logging
+import os
+import shutil
 import ssl
+import subprocess
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -21,7 +26,7 @@ import pytest
 import trustme
 from gevent import monkey
 from gevent.pywsgi import WSGIServer
-from waiting import wait_until
+from waiting import missing, wait_until
 
 from geventws import WebSocket, WebSocketHandler
 
@@ -252,6 +257,31 @@ class Certificates:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def node_modules(pytestconfig: pytest.Config) -> Path:
+    """Where Node finds `ws`: installed once, and kept beside the environments of tox."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        missing("Node with npm")
+    kept = pytestconfig.rootpath / ".tox" / "node"
+    if not (kept / "node_modules" / "ws" / "package.json").exists():
+        _install(kept)
+    return kept
+
+
+def _install(kept: Path) -> None:
+    """Aside first and then into its place, so that a run that is cut off, or another at the same time, does no harm."""
+    kept.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as aside:
+        line = ["npm", "install", "--no-audit", "--no-fund", "--prefix", aside, "ws@8"]
+        try:
+            subprocess.run(line, capture_output=True, check=True, timeout=50)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            missing(f"Node's ws, which npm did not install ({error})")
+        if not kept.exists():
+            os.rename(aside, kept)
+            os.mkdir(aside)
 
 
 SIZES = sorted(

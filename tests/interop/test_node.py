@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import Any
 
 import gevent.socket
 import pytest
-from waiting import missing, wait_until
+from waiting import wait_until
 
 from geventws import WebSocketServer
 
@@ -26,31 +23,6 @@ PLAIN: dict[str, Any] = {"perMessageDeflate": False}
 DEFLATE: dict[str, Any] = {"perMessageDeflate": {"threshold": 0}}
 
 both = pytest.mark.parametrize("options", [PLAIN, DEFLATE], ids=["plain", "deflate"])
-
-
-@pytest.fixture(scope="session")
-def modules(pytestconfig: pytest.Config) -> Path:
-    """Where Node finds `ws`: installed once, and kept beside the environments of tox."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        missing("Node with npm")
-    kept = pytestconfig.rootpath / ".tox" / "node"
-    if not (kept / "node_modules" / "ws" / "package.json").exists():
-        _install(kept)
-    return kept
-
-
-def _install(kept: Path) -> None:
-    """Aside first and then into its place, so that a run that is cut off, or another at the same time, does no harm."""
-    kept.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent) as aside:
-        line = ["npm", "install", "--no-audit", "--no-fund", "--prefix", aside, "ws@8"]
-        try:
-            subprocess.run(line, capture_output=True, check=True, timeout=50)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            missing(f"Node's ws, which npm did not install ({error})")
-        if not kept.exists():
-            os.rename(aside, kept)
-            os.mkdir(aside)
 
 
 class Node:
@@ -87,10 +59,10 @@ class Node:
 
 
 @pytest.fixture
-def node(modules: Path) -> Iterator[Callable[..., Node]]:
+def node(node_modules: Path) -> Iterator[Callable[..., Node]]:
     """Node over a server and with options of `ws`: `node(server, DEFLATE)`."""
     with ThreadPoolExecutor(1) as executor:
-        yield lambda server, options: Node(modules, server, options, executor)
+        yield lambda server, options: Node(node_modules, server, options, executor)
 
 
 def serve_for(serve_apart: Serve, options: dict[str, Any], **more: Any) -> Any:
