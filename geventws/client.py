@@ -51,6 +51,11 @@ _KEPT_IN_URLS = "".join(map(chr, range(0x21, 0x7F)))
 _NOT_IN_URLS = re.compile(r"[\x00-\x1f\x7f]|^ | $")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([^\r\n]*))?\r\n")
 
+# RFC 9110 sections 7.6.1 and 8.6.
+_OF_THE_CONNECTION = frozenset(
+    {"connection", "content-length", "keep-alive", "proxy-connection", "trailer", "transfer-encoding", "upgrade"}
+)
+
 # Of which gevent's is a subclass, and which `ssl.SSLContext` is not where the process is patched.
 _AnySSLContext: type = get_original("ssl", "SSLContext")
 _NativeSSLSocket: type = get_original("ssl", "SSLSocket")
@@ -81,8 +86,9 @@ def connect(
     May be called in any greenlet and any native thread; others go on meanwhile. The connection belongs to the thread that
     opened it. It stays open until one side closes it: use `with`, or call `close`.
 
-    `ws.environ` has what a request's environ has (`PATH_INFO`, `QUERY_STRING`, `HTTP_HOST` ...), with the server's address as
-    `REMOTE_ADDR`, and the header fields of the server's answer, a list of pairs, as `geventws.response_headers`.
+    `ws.environ` has what a request's environ has (`PATH_INFO`, `QUERY_STRING`, `HTTP_HOST` ...), with the other end's address
+    as `REMOTE_ADDR` (the proxy's, if there is one), and the header fields of the server's answer, a list of pairs, as
+    `geventws.response_headers`.
 
     Args:
         url: `ws://` or `wss://`. A name and password in it are sent as Basic authorization, unless `headers` have one.
@@ -517,7 +523,8 @@ class _Answer(NamedTuple):
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        return self.fields.items()
+        """Without the fields that are about this connection alone: who passes the others on must not have them."""
+        return [(name, value) for name, value in self.fields.items() if name.lower() not in _OF_THE_CONNECTION]
 
 
 def _read_answer(socket: Any, who: str) -> tuple[_Answer, bytes]:

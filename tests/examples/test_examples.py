@@ -4,14 +4,22 @@ import contextlib
 import http.client
 import importlib.util
 import json
+import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 import urllib.parse
+from pathlib import Path
 
 import pytest
 import websocket
+
+import geventws
+
+ROOT = Path(__file__).parents[2]
 
 ALL = (
     "examples/echo_wsgi.py",
@@ -138,6 +146,40 @@ def test_flask_echo_is_no_page_and_its_page_no_websocket(start, connect):
     with pytest.raises(websocket.WebSocketBadStatusException) as refused:
         connect(f"{example.ws}/")
     assert refused.value.status_code in (400, 404)
+
+
+# client.py
+
+
+def run_client(*arguments, typed=""):
+    """Runs to its end, with what is typed into it; its exit code, and what it has printed to either output."""
+    paths = [str(Path(geventws.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "examples/client.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * 2,
+    )
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+def test_client_says_in_one_line_why_it_does_not_connect(start):
+    example = start("examples/echo_flask.py")
+    for url, why in ((f"{example.ws}/nowhere", "404 NOT FOUND"), (example.http, "begins with ws://")):
+        status, printed, errors = run_client(url)
+        assert (status, printed) == (1, [])
+        assert why in errors
+        assert len(errors.splitlines()) == 1
+
+
+def test_client_sends_what_is_typed_and_prints_what_comes(start):
+    example = start("examples/echo_wsgi.py")
+    status, printed, errors = run_client(example.ws, typed="hello\nworld\n")
+    assert (status, errors) == (0, "")
+    assert printed == [f"Connected to {example.ws}", "hello", "world", "Closed: 1000"]
 
 
 # login.py
