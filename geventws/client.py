@@ -441,6 +441,8 @@ class _Opening:
         if answer.status != 101:
             raise _refusal(self._target, answer, _read_body(answer, rest, self._socket, limit))
         subprotocol, agreement = self._handshake.check_response(answer.status, answer.field)
+        # From here on nothing is waited for, and the socket is the WebSocket's.
+        limit.close()
         handshake = self._handshake
         request = OpeningRequest(handshake.key, handshake.host, origin, handshake.subprotocols)
         websocket = WebSocket(self._environ(answer, origin), request, _answered_already, options)

@@ -965,12 +965,13 @@ def test_many_connections_at_once_from_many_greenlets(serve: Serve) -> None:
     assert [each.get(timeout=PATIENCE) for each in talks] == [str(number) for number in range(50)]
 
 
-def test_a_handler_connects_to_another_server(serve: Serve) -> None:
-    behind = serve(echo).url
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+def test_a_handler_connects_to_another_server(serve: Serve, tls: Tls, secure: bool) -> None:
+    behind = tls.serve(serve) if secure else serve(echo).url
 
     def relay(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         ws = environ["wsgi.websocket"]
-        with connect(behind) as upstream:
+        with connect(behind, ssl_context=tls.client(get_original("ssl", "SSLContext")) if secure else None) as upstream:
             for message in ws:
                 upstream.send(message)
                 ws.send(upstream.receive())
