@@ -462,7 +462,7 @@ def test_the_beginning_of_a_refusals_body_is_kept(peer: Any, answer: str, body: 
 
 
 @pytest.mark.usefixtures("nothing_left")
-@pytest.mark.parametrize("timeout", [SOON, PATIENCE], ids=["the time is up first", "it has waited long enough"])
+@pytest.mark.parametrize("timeout", [0.7, PATIENCE], ids=["the time is up first", "it has waited long enough"])
 def test_a_body_that_does_not_end_is_not_waited_for(peer: Any, timeout: float) -> None:
     def behave(raw: Raw) -> None:
         raw.request()
@@ -1083,7 +1083,7 @@ def test_the_server_ends_tcp_first(peer: Any) -> None:
     ws = connect(server.url)
     ws.close()
     assert server.done.get(timeout=PATIENCE) == "the client waits"
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 1.9
     assert (ws.close_code, ws.closed) == (1000, True)
 
 
@@ -1172,7 +1172,7 @@ def test_closing_takes_no_time_against_our_own_server(serve: Serve, tls: Tls, se
         assert ws.receive(PATIENCE) is None
         assert (ws.close_code, ws.close_reason) == (4001, "enough")
     ws.close(4002)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 1.9
     assert ws.close_code == (4001 if who == "server" else 4002)
 
 

@@ -114,7 +114,7 @@ def test_closing_takes_no_time(server: Foreign) -> None:
     started = time.monotonic()
     ws.close(4001, "done")
     # Less than the 2 s for which a server is waited for that does not end TCP.
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 1.9
     assert (ws.close_code, ws.close_reason) == (4001, "done")
 
 
@@ -124,7 +124,7 @@ def test_the_server_closes(server: Foreign) -> None:
         started = time.monotonic()
         with pytest.raises(ConnectionClosed, match="4000 enough"):
             ws.receive()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 1.9
     assert (ws.close_code, ws.close_reason) == (4000, "enough")
 
 
