@@ -25,6 +25,7 @@ from .codes import CloseCode, Opcode
 from .exceptions import (
     ConnectionClosed,
     HandshakeError,
+    HandshakeRefused,
     InvalidPayload,
     InvalidState,
     MessageTooBig,
@@ -43,6 +44,7 @@ __all__ = [
     "ConnectionClosed",
     "DeflateOptions",
     "HandshakeError",
+    "HandshakeRefused",
     "InvalidPayload",
     "InvalidState",
     "MessageTooBig",

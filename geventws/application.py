@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from gevent import GreenletExit, Timeout
 
 from .codes import CloseCode
-from .exceptions import ConnectionClosed, HandshakeError
+from .exceptions import ConnectionClosed, HandshakeError, HandshakeRefused
 from .options import WebSocketOptions
 from .protocol import State
 from .scope import cooperative
@@ -56,10 +56,12 @@ def call_application(
     try:
         application()
     except HandshakeError as error:
-        if websocket.state is State.CONNECTING:
-            refuse(error)
-        else:
+        if websocket.state is not State.CONNECTING:
             _failed(websocket)
+        elif isinstance(error, HandshakeRefused):
+            raise  # What another server has answered to the application is nothing for our client.
+        else:
+            refuse(error)
     except ConnectionClosed:
         # The peer left while the application was busy with it: that is how connections end. While ours is open, or
         # not yet there, it is another one's end that the application has not reckoned with.

@@ -26,7 +26,7 @@ import gevent.ssl
 from gevent import Timeout
 from gevent.monkey import get_original
 
-from .exceptions import HandshakeError
+from .exceptions import HandshakeRefused
 from .options import WebSocketOptions
 from .protocol import Role
 from .protocol.connection import Connection
@@ -108,7 +108,7 @@ def connect(
             connection's own from then on, and is closed if that cannot be opened.
 
     Raises:
-        HandshakeError: the server, or the proxy, has refused, or its answer is none to a WebSocket. `status`, `headers` and
+        HandshakeRefused: the server, or the proxy, has refused, or its answer is none to a WebSocket. `status`, `headers` and
             the beginning of the `body` are the answer's; redirects are not followed. Where there was no HTTP answer, or a
             wrong one, `status` is "502 Bad Gateway".
         TimeoutError: it is not open within `timeout` seconds.
@@ -405,7 +405,7 @@ class _Opening:
         self._socket.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
         answer, rest = _read_answer(self._socket, f"the proxy {proxy.shown}")
         if not 200 <= answer.status < 300:
-            raise HandshakeError(
+            raise HandshakeRefused(
                 answer.line, f"the proxy {proxy.shown} did not connect to {address}: {answer.line}", answer.pairs
             )
         if rest:
@@ -570,10 +570,10 @@ def _parse_head(head: bytes, who: str) -> _Answer:
 
 
 def _fail(message: str) -> NoReturn:
-    raise HandshakeError("502 Bad Gateway", message)
+    raise HandshakeRefused("502 Bad Gateway", message)
 
 
-def _refusal(target: _Target, answer: _Answer, body: bytes) -> HandshakeError:
+def _refusal(target: _Target, answer: _Answer, body: bytes) -> HandshakeRefused:
     text = f"the server refused the WebSocket {target.shown}: {answer.line}"
     location = answer.fields.get("location")
     if location is not None and 300 <= answer.status < 400:
@@ -582,7 +582,7 @@ def _refusal(target: _Target, answer: _Answer, body: bytes) -> HandshakeError:
         said = " ".join(body.decode("utf-8", "replace").split())
         if said:
             text += f": {said[:_BODY_SHOWN]}{'...' if len(said) > _BODY_SHOWN else ''}"
-    return HandshakeError(answer.line, text, answer.pairs, body)
+    return HandshakeRefused(answer.line, text, answer.pairs, body)
 
 
 def _read_body(answer: _Answer, rest: bytes, socket: Any, limit: Timeout) -> bytes:

@@ -5,6 +5,7 @@
     OSError
      └── WebSocketError                  anything that goes wrong with a WebSocket
           ├── HandshakeError             the opening handshake is refused: .status, .headers, the reason as text
+          │    └── HandshakeRefused      by the server that we wanted to connect to: .body, too
           ├── ConnectionClosed           there is nothing more to send to or receive from: .code, .reason
           ├── ProtocolError              the peer broke RFC 6455; the connection fails with .close_code
           │    ├── InvalidPayload        text that is not UTF-8, or data that does not inflate (1007)
@@ -25,6 +26,7 @@ __all__ = [
     "ConnectionClosed",
     "FrameTooLargeException",
     "HandshakeError",
+    "HandshakeRefused",
     "InvalidPayload",
     "InvalidState",
     "MessageTooBig",
@@ -41,14 +43,24 @@ class HandshakeError(WebSocketError):
     """The opening handshake is refused.
 
     `status` is the HTTP status line without the version ("403 Forbidden"), `headers` what the answer carries beside the
-    usual ones, and the message what its body says: the cause, and what to do about it. In a client that a server has refused
-    they are those of its answer, and `body` is the beginning of what it said.
+    usual ones, and the message what its body says: the cause, and what to do about it.
     """
 
-    def __init__(self, status: str, message: str, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> None:
+    def __init__(self, status: str, message: str, headers: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(message)
         self.status = status
         self.headers = list(headers)
+
+
+class HandshakeRefused(HandshakeError):
+    """Another server refused our own opening handshake, or its answer is none to a WebSocket.
+
+    `status`, `headers` and `body`, of which this is the beginning, are those of its answer. In a handler that has not
+    answered its own client yet, that client is told nothing of them.
+    """
+
+    def __init__(self, status: str, message: str, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> None:
+        super().__init__(status, message, headers)
         self.body = body
 
 

@@ -21,7 +21,7 @@ from werkzeug.routing import Map, RuleFactory
 from werkzeug.wsgi import ClosingIterator
 
 from .codes import CloseCode
-from .exceptions import ConnectionClosed, HandshakeError
+from .exceptions import ConnectionClosed, HandshakeError, HandshakeRefused
 from .middleware import WebSocketMiddleware
 from .options import WebSocketOptions
 from .protocol import State
@@ -255,9 +255,10 @@ class _WebSocketView:
                 _failed(app, ws, error)
                 raise
         except HandshakeError as error:
-            if ws.state is State.CONNECTING:
+            if ws.state is not State.CONNECTING:
+                _failed(app, ws, error)
+            elif not isinstance(error, HandshakeRefused):
                 return _refusal(error)
-            _failed(app, ws, error)
             raise
         except Exception as error:
             if ws.state is not State.CONNECTING:

@@ -31,7 +31,7 @@ from waiting import missing, wait_until
 from geventws import (
     CloseCode,
     ConnectionClosed,
-    HandshakeError,
+    HandshakeRefused,
     InvalidState,
     State,
     WebSocket,
@@ -232,7 +232,7 @@ def test_no_error_shows_a_password(peer: Any, monkeypatch: pytest.MonkeyPatch) -
         "ws://name:topsecret@a:0/",
         "ws://n:topsecret@a/",
     ):
-        with pytest.raises((ValueError, HandshakeError)) as refused:
+        with pytest.raises((ValueError, HandshakeRefused)) as refused:
             connect(url, timeout=5)
         assert "topsecret" not in str(refused.value)
 
@@ -391,7 +391,7 @@ def test_a_greenlet_that_is_killed_while_it_connects_leaves_nothing_open(peer: A
     ],
 )
 def test_what_is_no_answer_to_a_websocket_is_an_error_that_says_why(peer: Any, answer: Any, says: str) -> None:
-    with pytest.raises(HandshakeError, match=says) as refused:
+    with pytest.raises(HandshakeRefused, match=says) as refused:
         connect(peer(answering(answer)).url, timeout=PATIENCE)
     assert refused.value.status == "502 Bad Gateway"
 
@@ -407,7 +407,7 @@ def test_what_is_no_answer_to_a_websocket_is_an_error_that_says_why(peer: Any, a
     ],
 )
 def test_an_answer_that_agrees_to_what_was_not_offered_is_an_error(peer: Any, more: str, says: str) -> None:
-    with pytest.raises(HandshakeError, match=says):
+    with pytest.raises(HandshakeRefused, match=says):
         connect(peer(lambda raw: raw.accept(more)).url, subprotocols=["a", "b"])
 
 
@@ -421,7 +421,7 @@ def test_a_refusal_carries_status_and_header_fields_and_what_was_said(serve: Ser
         return ["Für Fremde\ngeschlossen".encode()]
 
     served = serve(app)
-    with pytest.raises(HandshakeError) as refused:
+    with pytest.raises(HandshakeRefused) as refused:
         connect(f"{served.url}/private?token=secret")
     error = refused.value
     assert error.status == "403 Forbidden"
@@ -435,7 +435,7 @@ def test_a_refusal_carries_status_and_header_fields_and_what_was_said(serve: Ser
 @pytest.mark.usefixtures("nothing_left")
 def test_a_redirect_is_not_followed_and_the_error_says_where_it_leads(peer: Any) -> None:
     moved = peer(answering("HTTP/1.1 302 Found\r\nLocation: wss://new.example/chat\r\nContent-Length: 0\r\n\r\n"))
-    with pytest.raises(HandshakeError, match=r"302 Found, to be found at wss://new\.example/chat") as refused:
+    with pytest.raises(HandshakeRefused, match=r"302 Found, to be found at wss://new\.example/chat") as refused:
         connect(moved.url)
     assert dict(refused.value.headers)["Location"] == "wss://new.example/chat"
 
@@ -455,7 +455,7 @@ def test_a_redirect_is_not_followed_and_the_error_says_where_it_leads(peer: Any)
 )
 @pytest.mark.usefixtures("nothing_left")
 def test_the_beginning_of_a_refusals_body_is_kept(peer: Any, answer: str, body: bytes) -> None:
-    with pytest.raises(HandshakeError) as refused:
+    with pytest.raises(HandshakeRefused) as refused:
         connect(peer(answering(answer)).url)
     assert refused.value.status == answer.split("\r\n")[0].split(" ", 1)[1]
     assert refused.value.body == body
@@ -469,7 +469,7 @@ def test_a_body_that_does_not_end_is_not_waited_for(peer: Any, timeout: float) -
         raw.send("HTTP/1.1 503 Busy\r\nContent-Type: text/plain\r\n\r\nlater")
         raw.until_end()
 
-    with pytest.raises(HandshakeError, match="503 Busy: later"):
+    with pytest.raises(HandshakeRefused, match="503 Busy: later"):
         connect(peer(behave).url, timeout=timeout)
 
 
@@ -532,7 +532,7 @@ def test_a_server_that_speaks_no_tls_is_an_error_that_says_so(serve: Serve) -> N
 
 @pytest.mark.usefixtures("nothing_left")
 def test_a_server_that_speaks_tls_only_is_not_understood(serve: Serve, tls: Tls) -> None:
-    with pytest.raises((HandshakeError, ConnectionResetError), match=r"without an answer|speak TLS|reset"):
+    with pytest.raises((HandshakeRefused, ConnectionResetError), match=r"without an answer|speak TLS|reset"):
         connect(tls.serve(serve).replace("wss", "ws"))
 
 
@@ -627,7 +627,7 @@ def pump(source: Any, target: Any) -> None:
 )
 def test_a_proxy_that_does_not_connect_is_named_and_its_answer_too(peer: Any, answer: str, says: str) -> None:
     proxy = peer(answering(answer))
-    with pytest.raises(HandshakeError, match=says.format(proxy.address)):
+    with pytest.raises(HandshakeRefused, match=says.format(proxy.address)):
         connect("ws://far.example/", proxy=f"http://{proxy.address}")
 
 
@@ -635,7 +635,7 @@ def test_a_proxy_that_does_not_connect_is_named_and_its_answer_too(peer: Any, an
 def test_a_proxy_wants_a_password(serve: Serve, peer: Any) -> None:
     tunnels = Tunnels(peer, "name:pass word")
     url = serve(echo).url
-    with pytest.raises(HandshakeError, match="407 Proxy Authentication Required") as refused:
+    with pytest.raises(HandshakeRefused, match="407 Proxy Authentication Required") as refused:
         connect(url, proxy=f"http://name:wrong@{tunnels.address}")
     assert refused.value.status == "407 Proxy Authentication Required"
     assert dict(refused.value.headers)["Proxy-Authenticate"] == 'Basic realm="x"'

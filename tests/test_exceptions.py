@@ -9,6 +9,7 @@ from geventws.exceptions import (
     ConnectionClosed,
     FrameTooLargeException,
     HandshakeError,
+    HandshakeRefused,
     InvalidPayload,
     InvalidState,
     MessageTooBig,
@@ -19,6 +20,7 @@ from geventws.exceptions import (
 PARENTS = [
     (WebSocketError, OSError),
     (HandshakeError, WebSocketError),
+    (HandshakeRefused, HandshakeError),
     (ConnectionClosed, WebSocketError),
     (ProtocolError, WebSocketError),
     (InvalidState, WebSocketError),

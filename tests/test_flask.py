@@ -35,7 +35,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BaseConverter
 
-from geventws import ConnectionClosed, HandshakeError, InvalidState, State, middleware
+from geventws import ConnectionClosed, HandshakeError, HandshakeRefused, InvalidState, State, middleware
 from geventws.flask import Sockets
 
 PLAIN = ("Upgrade", "Sec-WebSocket-Key", "Sec-WebSocket-Version")
@@ -879,6 +879,20 @@ def test_a_view_accepts_by_first_use(app: Flask, sockets: Sockets, serve: Any) -
     with serve(app).client("/echo") as client:
         client.send(frame(TEXT, "hello"))
         assert client.read_text() == "hello"
+
+
+def test_what_another_server_answers_to_the_view_is_not_for_the_client(
+    app: Flask, sockets: Sockets, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    @sockets.route("/view", accept=False)
+    def view(ws: Any) -> None:
+        raise HandshakeRefused("403 Forbidden", "refused by ws://internal", [("X-Internal", "1")], b"secret")
+
+    response = answer(serve(app), "/view")
+    assert response.status == 500
+    assert "x-internal" not in response.headers
+    assert b"ws://internal" not in response.body
+    assert "refused by ws://internal" in str(only_traceback(caplog))
 
 
 def test_a_view_that_returns_without_a_word_has_not_refused(app: Flask, sockets: Sockets, serve: Any) -> None:

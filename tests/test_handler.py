@@ -18,7 +18,15 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 from rawclient import BINARY, KEY, PING, PONG, TEXT, RawClient, close_frame, frame, request
 from waiting import wait_until
 
-from geventws import ConnectionClosed, HandshakeError, InvalidState, WebSocket, WebSocketHandler, WebSocketOptions
+from geventws import (
+    ConnectionClosed,
+    HandshakeError,
+    HandshakeRefused,
+    InvalidState,
+    WebSocket,
+    WebSocketHandler,
+    WebSocketOptions,
+)
 from geventws.handler import Client
 
 
@@ -1121,3 +1129,19 @@ def test_a_handshake_error_is_answered_with_its_status_and_headers(serve: Any) -
         client.send(request())
         response = client.read_response()
         assert (response.status, response.body, response.headers["x-shop"]) == (402, b"Buy a ticket.\n", "/tickets")
+
+
+def test_what_another_server_answers_to_the_application_is_not_for_the_client(serve: Any) -> None:
+    """The application connects somewhere else before it has answered its own client, and is refused there."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        raise HandshakeRefused("403 Forbidden", "refused by ws://internal", [("X-Internal", "1")], b"secret")
+
+    served = serve(app)
+    with served.client() as client:
+        client.send(request("/"))
+        response = client.read_response()
+    assert response.status == 500
+    assert "x-internal" not in response.headers
+    assert b"ws://internal" not in response.body
+    assert "refused by ws://internal" in served.errors.pop()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from zlib import Z_SYNC_FLUSH
 
-from ..exceptions import HandshakeError, InvalidPayload, ProtocolError
+from ..exceptions import HandshakeRefused, InvalidPayload, ProtocolError
 from .messages import Assembly, too_big
 from .zlibs import Compressor, Inflater, Zlib, chosen
 
@@ -119,11 +119,11 @@ def confirm(parameters: Parameters, options: DeflateOptions) -> Agreement:
     """A client's reading of the server's answer to `offer(options)`.
 
     Raises:
-        HandshakeError: the answer is not one that the offer allows, so the connection has to be given up.
+        HandshakeRefused: the answer is not one that the offer allows, so the connection has to be given up.
     """
     read = _read(parameters, value_optional=None)
     if read is None:
-        raise HandshakeError("502 Bad Gateway", f"the server's {EXTENSION} parameters are not valid: {parameters}")
+        raise HandshakeRefused("502 Bad Gateway", f"the server's {EXTENSION} parameters are not valid: {parameters}")
     agreement = Agreement(
         "server_no_context_takeover" in read,
         "client_no_context_takeover" in read or options.client_no_context_takeover,
@@ -131,11 +131,11 @@ def confirm(parameters: Parameters, options: DeflateOptions) -> Agreement:
         min(read.get("client_max_window_bits") or _LARGEST_WINDOW, options.client_max_window_bits),
     )
     if agreement.server_max_window_bits > options.server_max_window_bits:
-        raise HandshakeError("502 Bad Gateway", "the server insists on a larger window than was offered")
+        raise HandshakeRefused("502 Bad Gateway", "the server insists on a larger window than was offered")
     if options.server_no_context_takeover and not agreement.server_no_context_takeover:
-        raise HandshakeError("502 Bad Gateway", "the server ignores server_no_context_takeover")
+        raise HandshakeRefused("502 Bad Gateway", "the server ignores server_no_context_takeover")
     if agreement.client_max_window_bits < _SMALLEST_WINDOW:
-        raise HandshakeError("502 Bad Gateway", "the server asks for a window of 8 bits, which zlib cannot write")
+        raise HandshakeRefused("502 Bad Gateway", "the server asks for a window of 8 bits, which zlib cannot write")
     return agreement
 
 

@@ -15,7 +15,7 @@ from ipaddress import IPv6Address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from ..exceptions import HandshakeError
+from ..exceptions import HandshakeError, HandshakeRefused
 from . import deflate
 from .deflate import Agreement, DeflateOptions, Parameters
 
@@ -368,10 +368,10 @@ class ClientHandshake:
         """Read the server's answer: the subprotocol it chose and the compression it agreed to.
 
         Raises:
-            HandshakeError: the server refused (with its status), or its answer is not one that section 4.1 allows.
+            HandshakeRefused: the server refused (with its status), or its answer is not one that section 4.1 allows.
         """
         if status != 101:
-            raise HandshakeError(str(status), f"the server refused the opening handshake with status {status}")
+            raise HandshakeRefused(str(status), f"the server refused the opening handshake with status {status}")
         upgrade = (header("upgrade") or "").strip().lower()
         if upgrade != "websocket" or not _names("upgrade", header("connection")):
             raise _bad_response("the server's answer does not upgrade the connection to websocket")
@@ -395,5 +395,5 @@ class ClientHandshake:
         return deflate.confirm(extensions[0][1], self.compression)
 
 
-def _bad_response(message: str) -> HandshakeError:
-    return HandshakeError("502 Bad Gateway", message)
+def _bad_response(message: str) -> HandshakeRefused:
+    return HandshakeRefused("502 Bad Gateway", message)

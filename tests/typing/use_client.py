@@ -6,7 +6,7 @@ import ssl
 
 from typing_extensions import assert_type
 
-from geventws import HandshakeError, WebSocket, WebSocketOptions
+from geventws import HandshakeRefused, WebSocket, WebSocketOptions
 from geventws.client import connect
 
 
@@ -30,7 +30,7 @@ def use() -> None:
     connect("ws://example.com/", timeout="10")  # type: ignore[arg-type]
     try:
         connect("ws://example.com/")
-    except HandshakeError as error:
+    except HandshakeRefused as error:
         assert_type(error.status, str)
         assert_type(error.headers, list[tuple[str, str]])
         assert_type(error.body, bytes)
