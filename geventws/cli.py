@@ -56,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long connections have to end (default: %(default)s)",
     )
+    serve.add_argument(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help='a proxy that is believed when it tells of the client: an address, a network, "unix" or "*"; may be repeated',
+    )
     _add_compat(serve)
     doctor = commands.add_parser(
         "doctor", help="tell what in an application would hold up all connections, and what to do"
@@ -108,7 +115,15 @@ def _serve(options: argparse.Namespace) -> int:
         raise UsageError("--keyfile goes with --certfile")
     tls = {"certfile": options.certfile, "keyfile": options.keyfile} if options.certfile else {}
     try:
-        server = WebSocketServer((options.host, options.port), application, drain_timeout=options.drain, **tls)
+        server = WebSocketServer(
+            (options.host, options.port),
+            application,
+            drain_timeout=options.drain,
+            trusted_proxies=options.trusted_proxy,
+            **tls,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     except OSError as error:
         files = " with the key ".join(filter(None, (options.certfile, options.keyfile)))
         raise UsageError(f"cannot use the certificate {files}: {error.strerror or error}") from error

@@ -195,6 +195,20 @@ def test_a_certificate_that_is_none_is_told(run: Run) -> None:
     assert "program.py" in told(run, "program:app", "--port", "0", "--certfile", "program.py")
 
 
+def test_a_proxy_that_cannot_be_is_told(run: Run) -> None:
+    assert "names of hosts are not looked up" in told(run, "serve", "program:app", "--trusted-proxy", "proxy.example")
+
+
+def test_a_trusted_proxy_is_believed(run: Run) -> None:
+    command = run("serve", "program:app", "--port", "0", "--trusted-proxy", "10.0.0.1", "--trusted-proxy", "127.0.0.1")
+    with command.client() as client:
+        client.send(opening_request("/", X_Forwarded_For="192.0.2.1"))
+        assert client.read_response().status == 101
+        assert client.close_handshake() == 1000
+    command.process.send_signal(signal.SIGTERM)
+    assert "192.0.2.1 - - " in "".join(command.end()[1:])
+
+
 def test_a_key_without_a_certificate_is_told(run: Run) -> None:
     assert "--certfile" in told(run, "program:app", "--port", "0", "--keyfile", "key.pem")
 

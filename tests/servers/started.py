@@ -55,8 +55,8 @@ class Started:
     """A server process and what it wrote; ended with all the processes that it started.
 
     Args:
-        command: the command line. `{python}` in it is this interpreter, `{port}` the port to listen on, `{uwsgi}` where
-            that is.
+        command: the command line. `{python}` in it is this interpreter, `{port}` the port to listen on; `{flask}`,
+            `{gunicorn}` and `{uwsgi}` are where these are.
         directory: where it runs; the program is written there as app.py, and everything in `files` by its name.
         environment: variables that it gets beside the test's own.
         connect: makes a connected socket, for a server that does not listen on plain TCP.
@@ -79,7 +79,8 @@ class Started:
         self._output = directory / "output.txt"
         for name, text in {"app.py": PROGRAM.read_text(), **(files or {})}.items():
             (directory / name).write_text(text)
-        values = {"{python}": sys.executable, "{port}": str(self.port), "{uwsgi}": program("uwsgi") or "uwsgi"}
+        values = {"{port}": str(self.port), "{python}": sys.executable}
+        values.update({f"{{{name}}}": program(name) or name for name in ("flask", "gunicorn", "uwsgi")})
         self.command = [_filled_in(part, values) for part in command]
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(

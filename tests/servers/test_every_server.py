@@ -13,12 +13,13 @@ import pytest
 import websocket
 from rawclient import BINARY, TEXT, close_frame, frame
 from rawclient import request as opening_request
+from servers.page import command, program
 from servers.started import Client, Started, require, unexpected_tracebacks
 from waiting import wait_until
 
 
 class Server(NamedTuple):
-    """A row: how a server is started, and what has to be there for it. `{python}` and `{port}` are filled in."""
+    """A row: how a server is started, and what has to be there for it."""
 
     id: str
     command: tuple[str, ...]
@@ -30,66 +31,23 @@ class Server(NamedTuple):
 
 CONTINUATION = 0x0
 
-GUNICORN = ("{python}", "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--access-logfile", "-")
+LOG = ("--access-logfile", "-")
+PATCHED = "geventws.servers.gunicorn.PatchedGeventWebSocketWorker"
 
-# As werkzeug's users start their programs, with its reloader and its debugger.
-RUN = """
-import sys
-from app import app
-
-app.run(host="127.0.0.1", port=int(sys.argv[1]), debug=True, use_reloader=True, threaded=True)
-"""
-
-WSGIREF = """
-import sys
-from socketserver import ThreadingMixIn
-from wsgiref.simple_server import WSGIServer, make_server
-from app import app
-
-class Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-make_server("127.0.0.1", int(sys.argv[1]), app, server_class=Server).serve_forever()
-"""
-
-UWSGI = ("{uwsgi}", "--master", "--need-app", "--module", "app:app")
-
+# As users start them: the commands and the programs are those of docs/deployment.md.
 SERVERS = (
-    Server("geventws", ("{python}", "-m", "geventws", "serve", "app:app", "--port", "{port}")),
-    Server(
-        "gunicorn-gevent",
-        (*GUNICORN, "-k", "geventws.servers.gunicorn.GeventWebSocketWorker", "app:app"),
-        requires=("gunicorn",),
-    ),
-    Server(
-        "gunicorn-gevent-patched",
-        (*GUNICORN, "-k", "geventws.servers.gunicorn.PatchedGeventWebSocketWorker", "app:app"),
-        requires=("gunicorn",),
-    ),
-    # gunicorn's own worker, which patches the process.
-    Server("gunicorn-its-gevent", (*GUNICORN, "-k", "gevent", "app:app"), requires=("gunicorn",)),
-    Server("gunicorn-threads", (*GUNICORN, "--threads", "8", "app:app"), requires=("gunicorn",)),
-    Server("flask-run", ("{python}", "-m", "flask", "run", "--port", "{port}")),
-    Server("werkzeug-reloader-debugger", ("{python}", "run.py", "{port}"), files={"run.py": RUN}),
-    Server("wsgiref", ("{python}", "serve.py", "{port}"), files={"serve.py": WSGIREF}),
-    Server(
-        "uwsgi-gevent",
-        (*UWSGI, "--http-socket", "127.0.0.1:{port}", "--gevent", "100"),
-        requires=("uwsgi",),
-        loses_early_messages=True,
-    ),
-    Server(
-        "uwsgi-threads",
-        (*UWSGI, "--http-socket", "127.0.0.1:{port}", "--threads", "8"),
-        requires=("uwsgi",),
-        loses_early_messages=True,
-    ),
-    Server(
-        "uwsgi-router",
-        (*UWSGI, "--http", "127.0.0.1:{port}", "--http-websockets", "--gevent", "100"),
-        requires=("uwsgi",),
-        loses_early_messages=True,
-    ),
+    Server("geventws", command("geventws")),
+    Server("gunicorn-gevent", (*command("gunicorn"), *LOG), requires=("gunicorn",)),
+    Server("gunicorn-gevent-patched", (*command("gunicorn"), *LOG, "-k", PATCHED), requires=("gunicorn",)),
+    Server("gunicorn-its-gevent", (*command("gunicorn", 1), *LOG), requires=("gunicorn",)),
+    Server("gunicorn-threads", (*command("gunicorn with threads"), *LOG), requires=("gunicorn",)),
+    Server("gunicorn-polite-threads", (*command("gunicorn with threads", 1), *LOG), requires=("gunicorn",)),
+    Server("flask-run", command("werkzeug")),
+    Server("werkzeug-reloader-debugger", ("{python}", "run.py", "{port}"), files=program("werkzeug", "run.py")),
+    Server("wsgiref", ("{python}", "serve.py", "{port}"), files=program("wsgiref", "serve.py")),
+    Server("uwsgi-gevent", command("uWSGI"), requires=("uwsgi",), loses_early_messages=True),
+    Server("uwsgi-router", command("uWSGI", 1), requires=("uwsgi",), loses_early_messages=True),
+    Server("uwsgi-threads", command("uWSGI", 2), requires=("uwsgi",), loses_early_messages=True),
 )
 
 

@@ -21,12 +21,14 @@ import pytest
 import trustme
 from rawclient import BINARY, TEXT, close_frame, frame
 from rawclient import request as opening_request
+from servers.page import blocks
 from servers.started import Client, Started, free_port, plain_request, require, unexpected_tracebacks
 from waiting import wait_until
 
 WORKER = "geventws.servers.gunicorn.GeventWebSocketWorker"
 PATCHED = "geventws.servers.gunicorn.PatchedGeventWebSocketWorker"
-SAMPLE = Path(__file__).with_name("gunicorn.conf.py")
+# The configuration of docs/deployment.md.
+(SAMPLE,) = blocks("gunicorn", "python")
 
 PROGRAM = """
 import json, os, subprocess, sys, threading, time
@@ -340,7 +342,7 @@ class Own(GeventWebSocketWorker):
 
 
 def test_the_sample_configuration_serves(run: Run, tmp_path: Path) -> None:
-    server = run(worker=None, conf=SAMPLE.read_text(), app="app:app", environment={"GUNICORN_CMD_ARGS": ""})
+    server = run(worker=None, conf=SAMPLE, app="app:app", environment={"GUNICORN_CMD_ARGS": ""})
     found = server.get("/")
     assert found.body == b"page"
     with server.client() as client:

@@ -12,19 +12,21 @@ import gevent.ssl
 import pytest
 import trustme
 from rawclient import BINARY, TEXT, close_frame, frame
+from servers.page import program
 from servers.started import PROGRAM, Started
 from waiting import wait_until
 
-RUN = """
-import sys
+# The program of docs/deployment.md, and an error for the debugger.
+RUN = program("werkzeug", "run.py")["run.py"].replace(
+    "from app import app\n",
+    """
 from app import app
 
 @app.get("/broken")
 def broken():
     raise ValueError("on purpose")
-
-app.run(host="127.0.0.1", port=int(sys.argv[1]), debug=True, use_reloader=True, threaded=True)
-"""
+""",
+)
 
 UNTHREADED = """
 import sys
