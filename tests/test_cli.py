@@ -196,7 +196,7 @@ def test_a_certificate_that_is_none_is_told(run: Run) -> None:
 
 
 def test_a_proxy_that_cannot_be_is_told(run: Run) -> None:
-    assert "names of hosts are not looked up" in told(run, "serve", "program:app", "--trusted-proxy", "proxy.example")
+    assert "names of hosts are not looked up" in told(run, "program:app", "--trusted-proxy", "proxy.example")
 
 
 def test_a_trusted_proxy_is_believed(run: Run) -> None:
