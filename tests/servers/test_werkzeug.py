@@ -13,7 +13,7 @@ import pytest
 import trustme
 from rawclient import BINARY, TEXT, close_frame, frame
 from servers.page import program
-from servers.started import PROGRAM, Started
+from servers.started import PROGRAM, Client, Started
 from waiting import wait_until
 
 # The program of docs/deployment.md, and an error for the debugger.
@@ -72,6 +72,11 @@ def echoes(server: Started, path: str = "/echo") -> None:
         assert client.close_handshake() == 1000
 
 
+def read_on(client: Client) -> None:
+    while True:
+        client.read_frame()
+
+
 def test_the_debugger_is_there_beside_websockets(start: Any) -> None:
     server: Started = start("{python}", "run.py", "{port}", files={"run.py": RUN})
     with server.client("/echo") as client:
@@ -125,8 +130,7 @@ def test_ctrl_c_ends_both_of_the_reloader_s_processes(start: Any) -> None:
         server.wait()
         # The second process has a quarter of a second to take its leave before the first one kills it.
         with pytest.raises((EOFError, OSError)):
-            while True:
-                client.read_frame()
+            read_on(client)
 
 
 def test_without_threads_a_websocket_works_and_the_log_says_what_it_keeps_waiting(start: Any) -> None:
