@@ -1,0 +1,48 @@
+"""The setting `GEVENTWS`: options of connections, in Django's way. What the options mean is written where they are defined."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+from ..options import WebSocketOptions
+
+__all__ = ["configured", "refuse_server_options"]
+
+_OF_THE_SERVER = frozenset({"handshake_timeout", "max_connections", "max_connections_per_ip", "warn_blocked"})
+
+
+def configured() -> dict[str, Any]:
+    """The options in `settings.GEVENTWS`, by their names as fields of `WebSocketOptions`.
+
+    Raises:
+        ImproperlyConfigured: a key is no option, or its value is out of range.
+    """
+    given = getattr(settings, "GEVENTWS", None) or {}
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f'GEVENTWS is a dict such as {{"MAX_MESSAGE_SIZE": 65536}}; got {given!r}')
+    changes: dict[str, Any] = {}
+    for key, value in given.items():
+        name = key.lower() if isinstance(key, str) and key.isupper() else None
+        if name not in WebSocketOptions.names():
+            known = ", ".join(sorted(known.upper() for known in WebSocketOptions.names() - _OF_THE_SERVER))
+            raise ImproperlyConfigured(f"GEVENTWS[{key!r}] is not an option of WebSockets; there are: {known}")
+        refuse_server_options(f"GEVENTWS[{key!r}]", {name}, ImproperlyConfigured)
+        changes[name] = value
+    try:
+        WebSocketOptions(**changes)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"GEVENTWS: {error}") from None
+    return changes
+
+
+def refuse_server_options(what: str, names: Collection[str], error: type[Exception] = ValueError) -> None:
+    """Raises `error` for options that are obeyed before Django is asked."""
+    for name in _OF_THE_SERVER.intersection(names):
+        raise error(
+            f"{what} comes too late: {name} is obeyed before the application is asked. Set it on the server, as in "
+            f"WebSocketServer(..., {name}=...) or WebSocketHandler.configured({name}=...)."
+        )

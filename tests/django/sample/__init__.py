@@ -1,0 +1,1 @@
+"""A Django project with WebSockets: what the tests run, and what docs/django.md shows."""
