@@ -181,7 +181,7 @@ class _WebSocketServerThread(LiveServerThread):
         try:
             server = WebSocketServer((self.host, self.port), self._application(), log=None, cooperative="requests")
             server.start()
-            self.port = server.server_port
+            self.port = server.server_port or 0
             self._ending, self._hub = Event(), gevent.get_hub()
             self.is_ready.set()
             self._ending.wait()

@@ -56,7 +56,7 @@ class Project:
         process = self.manage(
             "runwebsocket", *arguments, f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         )
-        process.line_with("Starting development server")
+        process.line_with("development server at")
         wait_for_port(address, port)
         return process, port
 

@@ -177,7 +177,7 @@ def test_a_changed_file_closes_websockets_with_1012_and_is_loaded(project: Proje
         assert say(peer, "hello") == "hello"
         with changed(views, views.read_text().replace("This is room", "Now it is room")):
             assert closed_by_server(peer) == 1012
-    process.line_with("Starting development server")
+    process.line_with("development server at")
     wait_for_port("127.0.0.1", port)
     with client(port, "/ws/5/") as peer:
         assert peer.read_text() == "Now it is room 5."
@@ -192,4 +192,4 @@ def test_a_mistake_in_a_file_is_told_and_mending_it_is_enough(project: Project) 
     with changed(views, right + "\nthis is no Python\n"):
         process.line_with("SyntaxError")
     with changed(views, right):
-        process.line_with("Starting development server")
+        process.line_with("development server at")

@@ -74,21 +74,20 @@ class Command(_runserver()):  # type: ignore[misc]  # one of two
 
     def _run_reloadable(self, options: dict[str, Any]) -> None:
         """The server runs in a thread, the reloader in this one; it ends by an exception."""
+        # Django's own `run_with_reloader` lets a second signal break off what the first has asked for.
+        _Ending().listen()
+        reloader = autoreload.get_reloader()
+        autoreload.logger.info("Watching for file changes with %s", type(reloader).__name__)
         code, reason = CloseCode.GOING_AWAY, "server stops"
         try:
-            autoreload.run_with_reloader(self.inner_run, **options)
+            autoreload.start_django(reloader, self.inner_run, **options)
         except SystemExit as end:
             if end.code == _RELOAD:
                 code, reason = CloseCode.SERVICE_RESTART, "server reloads"
             raise
         finally:
-            # From now on they would only interrupt what they ask for; but a second Ctrl-C does not wait.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            try:
-                if self._server is not None:
-                    self._server.stop(code, reason)
-            except KeyboardInterrupt:
-                os._exit(128 + signal.SIGINT)
+            if self._server is not None:
+                self._server.stop(code, reason)
 
     def inner_run(self, *args: Any, **options: Any) -> None:
         """From the reloader: the checks, and then `_Server`, which runserver believes to be its own."""
@@ -104,20 +103,51 @@ class Command(_runserver()):  # type: ignore[misc]  # one of two
         self._server = server
 
 
+class _Ending:
+    """What Ctrl-C and SIGTERM do to the process with the reloader: the first ends it, a second Ctrl-C does not wait."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._interrupts = 0
+
+    def listen(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
+            os._exit(128 + number)
+        # A Ctrl-C comes twice: from the terminal, and by way of the parent as SIGTERM.
+        if not self._begun:
+            self._begun = True
+            sys.exit(0)
+
+
 def _run_again_and_again() -> int:
     """Run the server in a child process, and again whenever it asks for that. Returns the exit status.
 
     Django's own way of doing it kills the child when this process is to stop: WebSockets would be torn off.
     """
     environ = {**os.environ, autoreload.DJANGO_AUTORELOAD_ENV: "true"}
+    children: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        asked.append(number)
+        for child in children:
+            child.terminate()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
     while True:
         with subprocess.Popen(autoreload.get_child_arguments(), env=environ, close_fds=False) as child:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                # A terminal's Ctrl-C has reached the child already; it takes no notice of more of them than it needs.
-                signal.signal(number, lambda *_, child=child: child.send_signal(signal.SIGTERM))
+            children[:] = [child]
+            if asked:
+                child.terminate()  # It was too early to tell it.
             status = child.wait()
-        if status != _RELOAD:
-            return status
+        if status != _RELOAD or asked:
+            return 0 if asked and status in (_RELOAD, -signal.SIGTERM) else status
 
 
 class _Server:
