@@ -93,6 +93,16 @@ def test_it_serves_websockets_pages_and_static_files(project: Project) -> None:
     assert '"GET / HTTP/1.1" 200' in process.output
 
 
+def test_plain_requests_that_wait_keep_nobody_waiting(project: Project) -> None:
+    _, port = project.run("--noreload")
+    started = time.monotonic()
+    requests = [gevent.spawn(get, port, "/slow/") for _ in range(10)]
+    gevent.joinall(requests, timeout=30, raise_error=True)
+    # One after the other they would take 5 s.
+    assert time.monotonic() - started < 4
+    assert {request.value.body for request in requests} == {b"0"}
+
+
 def test_nostatic_serves_no_static_files(project: Project) -> None:
     project.environ["SAMPLE_DEBUG"] = "1"
     _, port = project.run("--noreload", "--nostatic")

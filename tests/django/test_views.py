@@ -537,6 +537,15 @@ def test_connections_are_closed_at_the_end_though_they_may_be_kept_for_longer(
     wait_until(lambda: open_databases() == 0)
 
 
+def test_plain_requests_in_a_scope_keep_no_connection_for_nobody(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if patched_by_gevent():
+        pytest.skip("in a patched process there is no scope, and CONN_MAX_AGE is the project's affair")
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 600)
+    served = serve(WSGIHandler(), cooperative="requests")
+    assert answer_to_plain(served, "/slow/").body == b"0"
+    wait_until(lambda: open_databases() == 0)
+
+
 def test_connections_are_closed_when_the_view_is_killed(served: Any) -> None:
     with served.client("/ws/keeps/") as client:
         assert say(client, "one") == "0"

@@ -46,4 +46,16 @@ DATABASES = {
     }
 }
 
+if "SAMPLE_POSTGRESQL" in os.environ:
+    DATABASES["default"] = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": "postgres",
+        "USER": "postgres",
+        "HOST": "127.0.0.1",
+        "PORT": os.environ["SAMPLE_POSTGRESQL"],
+        # To be seen that it does no harm.
+        "CONN_MAX_AGE": 0 if "SAMPLE_POOL" in os.environ else 600,
+        "OPTIONS": {"pool": {"min_size": 1, "max_size": 2}} if "SAMPLE_POOL" in os.environ else {},
+    }
+
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]

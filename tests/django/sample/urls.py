@@ -7,6 +7,7 @@ from sample import views
 
 urlpatterns = [
     path("", views.page),
+    path("slow/", views.slow_page),
     path("login/", views.page),
     path("ws/echo/", views.echo),
     path("ws/<int:room>/", views.room, name="room"),
@@ -20,6 +21,7 @@ urlpatterns = [
     path("ws/sayings/<int:room>/", views.sayings),
     path("ws/transactions/<int:room>/", views.transactions),
     path("ws/transactions/waits/", views.waits_in_a_transaction),
+    path("ws/naps/", views.naps),
     path("ws/keeps/", views.keeps),
     path("ws/later/", views.changes_later),
     path("ws/fails/first/", views.fails_first),

@@ -20,6 +20,11 @@ def page(request):
     return HttpResponse("The page.")
 
 
+def slow_page(request):
+    time.sleep(0.5)
+    return HttpResponse(str(Saying.objects.count()))
+
+
 @websocket_view
 def echo(request):
     for message in request.websocket:
@@ -116,6 +121,15 @@ def waits_in_a_transaction(request):
     with transaction.atomic():
         for message in messages(request.websocket):
             request.websocket.send(message)
+
+
+@websocket_view
+def naps(request):
+    """Keeps the database busy for as many seconds as it is told, and says which of its processes that was."""
+    for seconds in messages(request.websocket):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid() FROM pg_sleep(%s)", [float(seconds)])
+            request.websocket.send(str(cursor.fetchone()[0]))
 
 
 @websocket_view
