@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.core.signals import request_finished
-from django.db import connections, reset_queries
+from django.db import DatabaseError, connections, reset_queries
 from django.db.transaction import TransactionManagementError
+from gevent.monkey import is_module_patched
 from greenlet import getcurrent
 
 from ..exceptions import ConnectionClosed
@@ -69,6 +70,10 @@ def lend(lent: list[Any]) -> None:
             # Django closes at a request's end what seems unusable: a connection in a test's transaction does.
             setattr(connection, _LENT, connection.close_if_unusable_or_obsolete)
             connection.close_if_unusable_or_obsolete = functools.partial(_close_if_own, connection)
+        try:
+            connection.validate_thread_sharing()
+        except DatabaseError:
+            connection.inc_thread_sharing()  # In a process that gevent has patched each greenlet looks like a thread.
 
 
 _LENT = "geventws_lent"
@@ -84,7 +89,7 @@ def _is_borrowed(connection: Any) -> bool:
 
 
 def _refuse_transaction(ws: WebSocket) -> None:
-    if not in_scope() and ws.handler is not None:
+    if ws.handler is not None and not in_scope() and not is_module_patched("threading"):
         return  # The connections may be those of all WebSockets of this thread.
     for connection in connections.all(initialized_only=True):
         if connection.in_atomic_block and not _is_borrowed(connection):

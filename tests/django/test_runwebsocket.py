@@ -155,7 +155,8 @@ def test_a_view_that_does_not_end_does_not_keep_it_from_ending(project: Project)
         assert peer.read_text() == "stuck"
         process.press_ctrl_c()
         assert peer.read_close() == 1001
-        assert process.end()[0] == 0
+        status, output = process.end()
+    assert status == 0, output
 
 
 # Reloading.
@@ -192,7 +193,8 @@ def test_a_changed_file_closes_websockets_with_1012_and_is_loaded(project: Proje
     with client(port, "/ws/5/") as peer:
         assert peer.read_text() == "Now it is room 5."
     process.press_ctrl_c()
-    assert process.end()[0] == 0
+    status, output = process.end()
+    assert status == 0, output
 
 
 def test_a_mistake_in_a_file_is_told_and_mending_it_is_enough(project: Project) -> None:

@@ -355,6 +355,14 @@ def test_a_changed_session_travels_in_the_101(served: Any) -> None:
             assert second.read_text() == "2"
 
 
+def test_the_token_for_forms_travels_in_the_101_too(served: Any) -> None:
+    with served.client() as client:
+        response = client.open("/ws/token/")
+        assert response.headers["x-token"] == "is in the cookie"
+        (cookie,) = response.set_cookies
+        assert cookie.startswith("csrftoken=")
+
+
 def test_a_session_that_is_not_changed_sends_no_cookie(served: Any) -> None:
     with served.client() as client:
         assert client.open("/ws/members/", Cookie=logged_in()).set_cookies == []

@@ -18,6 +18,7 @@ urlpatterns = [
     path("ws/short/", views.ShortMessages.as_view()),
     path("ws/choosy/", views.choosy),
     path("ws/visits/", views.visits),
+    path("ws/token/", views.token),
     path("ws/sayings/<int:room>/", views.sayings),
     path("ws/transactions/<int:room>/", views.transactions),
     path("ws/transactions/waits/", views.waits_in_a_transaction),

@@ -9,6 +9,7 @@ from django.contrib.auth.mixins import LoginRequiredMixin
 from django.core.exceptions import PermissionDenied
 from django.db import connection, transaction
 from django.http import Http404, HttpResponse, HttpResponseRedirect
+from django.middleware.csrf import get_token
 from django.utils.decorators import method_decorator
 from django.views import View
 
@@ -91,6 +92,12 @@ def visits(request):
     request.websocket.send(str(request.session["visits"]))
     for message in request.websocket:
         request.websocket.send(message)
+
+
+@websocket_view(accept=False)
+def token(request):
+    get_token(request)
+    request.websocket.accept(headers=[("X-Token", "is in the cookie")])
 
 
 @websocket_view

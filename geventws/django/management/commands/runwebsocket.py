@@ -48,6 +48,8 @@ class Command(_runserver()):  # type: ignore[misc]  # one of two
 
     _server: _Server | None = None
     _patience = 2.0
+    _reloader: Any = None
+    _interrupts = 0
 
     def add_arguments(self, parser: Any) -> None:
         super().add_arguments(parser)
@@ -73,11 +75,14 @@ class Command(_runserver()):  # type: ignore[misc]  # one of two
             sys.exit(_run_again_and_again())
 
     def _run_reloadable(self, options: dict[str, Any]) -> None:
-        """The server runs in a thread, the reloader in this one; it ends by an exception."""
-        # Django's own `run_with_reloader` lets a second signal break off what the first has asked for.
-        _Ending().listen()
+        """The server runs in a thread, the reloader in this one."""
         reloader = autoreload.get_reloader()
         autoreload.logger.info("Watching for file changes with %s", type(reloader).__name__)
+        # Django's own `run_with_reloader` raises what ends the process wherever this thread is; then a second signal breaks
+        # off what the first has asked for.
+        self._reloader = reloader
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
         code, reason = CloseCode.GOING_AWAY, "server stops"
         try:
             autoreload.start_django(reloader, self.inner_run, **options)
@@ -88,6 +93,17 @@ class Command(_runserver()):  # type: ignore[misc]  # one of two
         finally:
             if self._server is not None:
                 self._server.stop(code, reason)
+                self._server.wait()
+
+    def _on_signal(self, number: int, _: object) -> None:
+        """End. A second Ctrl-C does not wait. (The first comes twice: from the terminal, and from the parent as SIGTERM.)"""
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
+            os._exit(128 + number)
+        # The reloader looks for this once a second.
+        autoreload.BaseReloader.stop(self._reloader)
+        if self._server is not None:
+            self._server.stop(CloseCode.GOING_AWAY, "server stops")
 
     def inner_run(self, *args: Any, **options: Any) -> None:
         """From the reloader: the checks, and then `_Server`, which runserver believes to be its own."""
@@ -101,27 +117,6 @@ class Command(_runserver()):  # type: ignore[misc]  # one of two
         """From the server: it is about to serve."""
         server.patience = self._patience
         self._server = server
-
-
-class _Ending:
-    """What Ctrl-C and SIGTERM do to the process with the reloader: the first ends it, a second Ctrl-C does not wait."""
-
-    def __init__(self) -> None:
-        self._begun = False
-        self._interrupts = 0
-
-    def listen(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _: object) -> None:
-        self._interrupts += number == signal.SIGINT
-        if self._interrupts > 1:
-            os._exit(128 + number)
-        # A Ctrl-C comes twice: from the terminal, and by way of the parent as SIGTERM.
-        if not self._begun:
-            self._begun = True
-            sys.exit(0)
 
 
 def _run_again_and_again() -> int:
@@ -164,7 +159,7 @@ class _Server:
         self._hub = gevent.get_hub()
         self._stop = Event()
         self._stopped = threading.Event()
-        self._why: tuple[int, str] = (CloseCode.GOING_AWAY, "server stops")
+        self._why: tuple[int, str] | None = None
 
     def set_app(self, application: Any) -> None:
         """From runserver."""
@@ -180,7 +175,8 @@ class _Server:
             self.server.start()
             self._stop.wait()
             self.server.close()
-            self.server.websockets.drain(self.patience, *self._why)
+            code, reason = self._why or (CloseCode.GOING_AWAY, "server stops")
+            self.server.websockets.drain(self.patience, code, reason)
             self.server.stop(self.patience)
         finally:
             self._stopped.set()
@@ -191,9 +187,13 @@ class _Server:
         self._stop.set()
 
     def stop(self, code: int, reason: str) -> None:
-        """From another thread: close all WebSockets, and wait for that."""
-        self._why = (code, reason)
-        self._hub.loop.run_callback_threadsafe(self._stop.set)
+        """From another thread: close all WebSockets, and serve no longer. Only the first call counts."""
+        if self._why is None:
+            self._why = (code, reason)
+            self._hub.loop.run_callback_threadsafe(self._stop.set)
+
+    def wait(self) -> None:
+        """From another thread, after `stop`: until all is closed."""
         self._stopped.wait(2 * self.patience + 2)
 
 
