@@ -12,7 +12,12 @@ from ..options import WebSocketOptions
 
 __all__ = ["configured", "refuse_server_options"]
 
-_OF_THE_SERVER = frozenset({"handshake_timeout", "max_connections", "max_connections_per_ip", "warn_blocked"})
+_OF_THE_SERVER = frozenset(
+    {
+        *("handshake_timeout", "max_connections", "max_connections_per_ip"),
+        *("trusted_proxies", "trusted_proxy_headers", "warn_blocked"),
+    }
+)
 
 
 def configured() -> dict[str, Any]:

@@ -207,7 +207,7 @@ def _converse(ws: WebSocket, settings: _Settings, view: View, request: HttpReque
         _prepare(ws, settings, request)
         if ws.state is State.CONNECTING and settings.accept_first(view):
             ws.accept()
-        with _surroundings(ws.options):
+        with _surroundings(ws):
             try:
                 response = view(request, *args, **kwargs)
             finally:
@@ -269,11 +269,13 @@ def _is_trusted(origin: str | None) -> bool:
     return False
 
 
-def _surroundings(options: WebSocketOptions) -> AbstractContextManager[object]:
+def _surroundings(ws: WebSocket) -> AbstractContextManager[object]:
     """What the view is called in: the server has called Django in a scope or not before it knew the view."""
-    if in_scope() == bool(options.cooperative):
+    # Where the view runs in a native thread the WebSocket says that there is nothing to be cooperative with.
+    scoped = bool(getattr(ws, "cooperative", ws.options.cooperative))
+    if in_scope() == scoped:
         return nullcontext()
-    return cooperative() if options.cooperative else outside()
+    return cooperative() if scoped else outside()
 
 
 def _check_response(ws: WebSocket, response: object) -> None:
