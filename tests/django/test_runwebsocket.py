@@ -179,6 +179,7 @@ def changed(path: Path, text: str) -> Iterator[None]:
         gevent.kill(touching)
 
 
+@pytest.mark.endtoend
 def test_a_changed_file_closes_websockets_with_1012_and_is_loaded(project: Project) -> None:
     process, port = project.run()
     views = project.directory / "sample" / "views.py"
@@ -197,6 +198,7 @@ def test_a_changed_file_closes_websockets_with_1012_and_is_loaded(project: Proje
     assert status == 0, output
 
 
+@pytest.mark.endtoend
 def test_a_mistake_in_a_file_is_told_and_mending_it_is_enough(project: Project) -> None:
     process, _ = project.run()
     views = project.directory / "sample" / "views.py"
