@@ -23,7 +23,7 @@ from werkzeug.wsgi import ClosingIterator
 from .codes import CloseCode
 from .exceptions import ConnectionClosed, HandshakeError, HandshakeRefused
 from .middleware import WebSocketMiddleware
-from .options import WebSocketOptions
+from .options import OF_THE_SERVER, WebSocketOptions
 from .protocol import State
 from .scope import cooperative, in_scope
 from .scope.membership import outside
@@ -35,12 +35,6 @@ View = Callable[..., Any]
 AnyView = TypeVar("AnyView", bound=View)
 
 _CONFIG_PREFIX = "GEVENTWS_"
-_OF_THE_SERVER = frozenset(
-    {
-        *("handshake_timeout", "max_connections", "max_connections_per_ip"),
-        *("trusted_proxies", "trusted_proxy_headers", "warn_blocked"),
-    }
-)
 
 
 class Sockets:
@@ -352,7 +346,7 @@ def _configured(app: Flask) -> dict[str, Any]:
     for key, value in app.config.get_namespace(_CONFIG_PREFIX).items():
         name = f"{_CONFIG_PREFIX}{key.upper()}"
         if key not in WebSocketOptions.names():
-            known = ", ".join(sorted(WebSocketOptions.names() - _OF_THE_SERVER))
+            known = ", ".join(sorted(WebSocketOptions.names() - OF_THE_SERVER))
             raise ValueError(f"{name} is not an option of WebSockets; there are: {known}")
         _refuse_server_options(name, {key})
         configured[key] = value
@@ -398,7 +392,7 @@ _NO_SETTINGS = _Settings()
 
 
 def _refuse_server_options(what: str, names: Collection[str]) -> None:
-    for name in _OF_THE_SERVER.intersection(names):
+    for name in OF_THE_SERVER.intersection(names):
         raise ValueError(
             f"{what} comes too late: {name} is obeyed before the application is asked. Set it on the server, as in "
             f"WebSocketServer(..., {name}=...) or WebSocketHandler.configured({name}=...)."

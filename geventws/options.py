@@ -11,7 +11,7 @@ from typing import Any, Literal
 from .forwarded import TrustedProxies
 from .protocol.deflate import DeflateOptions
 
-__all__ = ["DeflateOptions", "WebSocketOptions"]
+__all__ = ["OF_THE_SERVER", "DeflateOptions", "WebSocketOptions"]
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,14 @@ class WebSocketOptions:
         """The names of all fields."""
         return _NAMES
 
+
+OF_THE_SERVER = frozenset(
+    {
+        *("handshake_timeout", "max_connections", "max_connections_per_ip"),
+        *("trusted_proxies", "trusted_proxy_headers", "warn_blocked"),
+    }
+)
+"""Options that are obeyed before the application is asked, so that no framework's configuration can set them."""
 
 _NAMES = frozenset(field.name for field in fields(WebSocketOptions))
 

@@ -19,7 +19,7 @@ import gevent.socket
 
 from . import client
 from .codes import CloseCode
-from .exceptions import ConnectionClosed, HandshakeError
+from .exceptions import ConnectionClosed, HandshakeError, HandshakeRefused
 from .options import DeflateOptions, WebSocketOptions
 from .server import WebSocketServer
 from .websocket import WebSocket
@@ -147,7 +147,7 @@ class Application:
                 max_message_size=2**31,
                 ping_interval=None,
             )
-        except HandshakeError as error:
+        except HandshakeRefused as error:
             raise self._refusal(error, path, timeout) from None
         except TimeoutError:
             self._raise_error()
@@ -185,8 +185,9 @@ class Application:
         return self._app(environ, start_response)
 
     def _raised(self, error: BaseException) -> None:
-        # How connections end, or are refused, is no failure of the application.
-        if not isinstance(error, ConnectionClosed | HandshakeError | gevent.GreenletExit):
+        # How connections end, or are refused, is no failure of the application. That another server refused it may be one.
+        ours = isinstance(error, HandshakeError) and not isinstance(error, HandshakeRefused)
+        if not ours and not isinstance(error, ConnectionClosed | gevent.GreenletExit):
             self.error = error
 
     def _raise_error(self) -> None:
@@ -198,7 +199,7 @@ class Application:
         """Raise what the application raised, once."""
         self._raise_error()
 
-    def _refusal(self, error: HandshakeError, path: str, timeout: float) -> Refused:
+    def _refusal(self, error: HandshakeRefused, path: str, timeout: float) -> Refused:
         self._greenlet.join(timeout)
         self._raise_error()
         if self._status is None:

@@ -744,9 +744,11 @@ class WebSocketBase:
             return
         if self._refusal is not None or self._ended:
             return
-        self._start_closing(self._connection or self._open(), code, message or reason)
+        connection = self._connection or self._open()
+        # Before anything is sent: the peer may turn out to be gone already.
         if self._closed_event is None:
             self._closed_event = self._runtime.signal()
+        self._start_closing(connection, code, message or reason)
         self._closed_event.wait()
 
     def start_closing(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:

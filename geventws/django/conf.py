@@ -8,16 +8,9 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from ..options import WebSocketOptions
+from ..options import OF_THE_SERVER, WebSocketOptions
 
 __all__ = ["configured", "refuse_server_options"]
-
-_OF_THE_SERVER = frozenset(
-    {
-        *("handshake_timeout", "max_connections", "max_connections_per_ip"),
-        *("trusted_proxies", "trusted_proxy_headers", "warn_blocked"),
-    }
-)
 
 
 def configured() -> dict[str, Any]:
@@ -33,7 +26,7 @@ def configured() -> dict[str, Any]:
     for key, value in given.items():
         name = key.lower() if isinstance(key, str) and key.isupper() else None
         if name not in WebSocketOptions.names():
-            known = ", ".join(sorted(known.upper() for known in WebSocketOptions.names() - _OF_THE_SERVER))
+            known = ", ".join(sorted(known.upper() for known in WebSocketOptions.names() - OF_THE_SERVER))
             raise ImproperlyConfigured(f"GEVENTWS[{key!r}] is not an option of WebSockets; there are: {known}")
         refuse_server_options(f"GEVENTWS[{key!r}]", {name}, ImproperlyConfigured)
         changes[name] = value
@@ -46,7 +39,7 @@ def configured() -> dict[str, Any]:
 
 def refuse_server_options(what: str, names: Collection[str], error: type[Exception] = ValueError) -> None:
     """Raises `error` for options that are obeyed before Django is asked."""
-    for name in _OF_THE_SERVER.intersection(names):
+    for name in OF_THE_SERVER.intersection(names):
         raise error(
             f"{what} comes too late: {name} is obeyed before the application is asked. Set it on the server, as in "
             f"WebSocketServer(..., {name}=...) or WebSocketHandler.configured({name}=...)."

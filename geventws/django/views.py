@@ -24,7 +24,7 @@ from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 
 from ..codes import CloseCode
-from ..exceptions import ConnectionClosed, HandshakeError
+from ..exceptions import ConnectionClosed, HandshakeError, HandshakeRefused
 from ..options import WebSocketOptions
 from ..protocol import State
 from ..protocol.handshake import wants_websocket
@@ -225,9 +225,10 @@ def _converse(ws: WebSocket, settings: _Settings, view: View, request: HttpReque
             ws.start_closing(CloseCode.INTERNAL_ERROR)
             raise
     except HandshakeError as error:
-        if ws.state is State.CONNECTING:
+        if ws.state is not State.CONNECTING:
+            ws.start_closing(CloseCode.INTERNAL_ERROR)
+        elif not isinstance(error, HandshakeRefused):
             return _refusal(error)
-        ws.start_closing(CloseCode.INTERNAL_ERROR)
         raise
     except Exception as error:
         if ws.state is State.CONNECTING:
@@ -271,11 +272,9 @@ def _is_trusted(origin: str | None) -> bool:
 
 def _surroundings(ws: WebSocket) -> AbstractContextManager[object]:
     """What the view is called in: the server has called Django in a scope or not before it knew the view."""
-    # Where the view runs in a native thread the WebSocket says that there is nothing to be cooperative with.
-    scoped = bool(getattr(ws, "cooperative", ws.options.cooperative))
-    if in_scope() == scoped:
+    if in_scope() == ws.cooperative:
         return nullcontext()
-    return cooperative() if scoped else outside()
+    return cooperative() if ws.cooperative else outside()
 
 
 def _check_response(ws: WebSocket, response: object) -> None:
