@@ -52,6 +52,16 @@ if outdated():
 
 from geventws import WebSocketHandler, compiled  # noqa: E402
 
+# What starts processes, and depends on other packages more than on the Python: one Python is enough.
+ON_ONE_PYTHON = tuple(Path(__file__).parent / name for name in ("examples", "frameworks", "servers", "test_compat.py"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(item.path.is_relative_to(path) for path in ON_ONE_PYTHON):
+            item.add_marker(pytest.mark.endtoend)
+
 
 def pytest_report_header() -> str:
     return f"geventws: {'compiled' if compiled else 'plain Python'}"

@@ -12,12 +12,6 @@ from servers.started import Started
 Start = Callable[..., Started]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.endtoend)
-
-
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """`start(*command, **arguments)`: a server that answers, in a directory of its own. It is killed after the test."""
