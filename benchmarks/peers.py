@@ -73,7 +73,20 @@ SERVERS = {
             ("geventws", "gevent"),
             environment={"GEVENTWS_PURE_PYTHON": "1"},
         ),
-        # To be joined by "geventws-threads", a server on native threads; the row for it is "echo-threads".
+        Server(
+            "geventws-werkzeug",
+            "geventws, werkzeug",
+            "geventws_werkzeug.py",
+            ("geventws", "gevent", "werkzeug"),
+            cannot={**NO_DEFLATE, **NO_BROADCAST},
+        ),
+        Server(
+            "geventws-gthread",
+            "geventws, gunicorn threads",
+            "geventws_gunicorn_threads.py",
+            ("geventws", "gevent", "gunicorn"),
+            cannot={**NO_DEFLATE, **NO_BROADCAST},
+        ),
         Server(
             "gevent-websocket",
             "gevent-websocket, WSGI",

@@ -246,12 +246,13 @@ ROWS = {
             needs_files=10100,
             note="p99.9, from when each message was due. The server has time to spare: this is how promptly it answers.",
         ),
-        # "geventws-threads" joins here when there is such a server, with its goals.
         echo(
             "echo-threads",
             "Small messages on native threads",
             "echo of 64 bytes, 50 connections, 1 in flight",
-            servers=("websockets-threads",),
+            Goal("geventws-werkzeug", 1.0, ("websockets-threads",)),
+            Goal("geventws-gthread", 1.0, ("websockets-threads",)),
+            servers=("websockets-threads", "geventws-werkzeug", "geventws-gthread"),
             connections=50,
         ),
     )
