@@ -1102,6 +1102,20 @@ def test_a_server_that_does_not_end_tcp_is_not_waited_for_long(peer: Any) -> Non
 
 
 @pytest.mark.usefixtures("nothing_left")
+def test_closing_does_not_wait_for_a_server_that_turns_out_to_be_gone(serve: Serve) -> None:
+    """Its end of the socket is closed, and nobody here has had a look at it yet."""
+    ours, theirs = gevent.socket.socketpair()
+    server = serve(lambda environ, start_response: environ["wsgi.websocket"].accept()).server
+    serving = gevent.spawn(server.handle, theirs, ("127.0.0.1", 1))
+    ws = connect("ws://localhost/", sock=ours)
+    theirs._sock.shutdown(gevent.socket.SHUT_RDWR)
+    with gevent.Timeout(5):
+        ws.close()
+    assert ws.closed
+    serving.kill()
+    theirs.close()
+
+
 def test_a_server_that_does_not_answer_a_close_frame_is_not_waited_for_long(peer: Any) -> None:
     def behave(raw: Raw) -> bytes:
         raw.accept()
