@@ -44,7 +44,8 @@ def call_application(
         refuse: answers with the HTTP response that an error before the accept stands for.
 
     Raises:
-        Exception: what the application raised before the handshake was answered; the server answers as it always does.
+        Exception: what the application raised before the handshake was accepted; the server answers as it always does.
+        GreenletExit, KeyboardInterrupt, SystemExit: it was ended from outside; the peer is told.
     """
     try:
         application()
@@ -56,17 +57,24 @@ def call_application(
     except ConnectionClosed:
         # The peer left while the application was busy with it: that is how connections end. While ours is open, or
         # not yet there, it is another one's end that the application has not reckoned with.
-        if websocket.state is State.CONNECTING:
+        if not _accepted(websocket):
             raise
         if websocket.state is State.OPEN:
             _failed(websocket)
-    except GreenletExit:
+    except (GreenletExit, KeyboardInterrupt, SystemExit):
         websocket.start_closing(CloseCode.GOING_AWAY)
         raise
     except (Exception, Timeout):
-        if websocket.state is State.CONNECTING:
+        if not _accepted(websocket):
             raise
         _failed(websocket)
+
+
+def _accepted(websocket: WebSocket) -> bool:
+    """Whether it has been open. One that was refused is closed, too, but has no code for it."""
+    return websocket.state is not State.CONNECTING and (
+        websocket.state is not State.CLOSED or websocket.close_code is not None
+    )
 
 
 def _failed(websocket: WebSocket) -> None:

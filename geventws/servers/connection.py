@@ -57,15 +57,19 @@ class ServerConnection:
         """What the server has read behind the request. For subclasses; called when the socket does not block."""
         return b""
 
+    def end(self) -> None:
+        """The WebSocket's TCP is closed. The server's own socket would keep it open until the application returns, and
+        whatever the server still writes shall find nobody."""
+        with suppress(OSError):
+            self.socket.shutdown(_socket.SHUT_RDWR)
+
     def leave(self, start_response: StartResponse, sent: int) -> list[bytes]:
         """The WebSocket is over: what the server is given for an answer, so that it sends nothing and logs a 101.
 
         Args:
             sent: how many bytes went to the peer, for the server's log.
         """
-        # Whatever the server still writes finds nobody.
-        with suppress(OSError):
-            self.socket.shutdown(_socket.SHUT_RDWR)
+        self.end()
         start_response("101 Switching Protocols", [])
         self.hush(start_response, sent)
         return []
