@@ -37,7 +37,7 @@ cdef class WebSocketBase:
     cdef object _request
     cdef Runtime _runtime
     cdef object _touched
-    cdef Transport _transport
+    cdef readonly Transport _transport
     cdef bint _turn_due
     cdef Py_ssize_t _unsent_pongs
     cdef object _upgrade

@@ -23,6 +23,7 @@ import gevent
 import pytest
 from gevent.pywsgi import WSGIServer
 from rawclient import RawClient
+from worlds import BOTH, World, natively, serve_natively
 
 
 def outdated() -> list[Path]:
@@ -51,10 +52,31 @@ if outdated():
     )
 
 from geventws import WebSocketHandler, compiled  # noqa: E402
+from geventws.middleware import WebSocketMiddleware  # noqa: E402
 
 
 def pytest_report_header() -> str:
     return f"geventws: {'compiled' if compiled else 'plain Python'}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "world(name, reason): the test is about one world only (worlds.py)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "world" not in metafunc.fixturenames:
+        return
+    there = getattr(metafunc.module, "WORLDS", ["gevent"])
+    mark = metafunc.definition.get_closest_marker("world")
+    names = there if mark is None else [mark.args[0]]
+    if names != ["gevent"]:
+        metafunc.parametrize("world", [name for name in names if name in BOTH], indirect=True)
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest) -> World:
+    """Where the connections of the test live: `worlds`."""
+    return World(getattr(request, "param", "gevent"))
 
 
 class Served:
@@ -95,8 +117,10 @@ Serve = Callable[..., Served]
 
 
 @pytest.fixture
-def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
+def serve(caplog: pytest.LogCaptureFixture, world: World) -> Iterator[Serve]:
     """Start servers: `serve(app, max_message_size=100)` gives one with these options. They are stopped after the test.
+
+    In the world of threads it is a server of the standard library with the WebSocketMiddleware.
 
     Whatever the server reports as unexpected (a traceback in a greenlet or in the hub) fails the test.
     """
@@ -119,6 +143,13 @@ def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
             **options: Any,
         ) -> Served:
             log = io.StringIO()
+            if world.threads:
+                assert (handler_class, server_class) == (WebSocketHandler, WSGIServer)
+                middleware = WebSocketMiddleware(app, **options)
+                server = serve_natively(stack, middleware, log, errors, **(server_arguments or {}))
+                served = Served(server, log)
+                served.errors = errors  # type: ignore[attr-defined]
+                return served
             server = server_class(
                 listener,
                 app,
@@ -139,4 +170,4 @@ def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
 @pytest.fixture
 def in_thread() -> Callable[..., Any]:
     """Run a blocking function, such as a client nobody here wrote, in a native thread while the hub serves it."""
-    return gevent.get_hub().threadpool.apply
+    return lambda function, args=(): natively(function, *args)
