@@ -1,7 +1,7 @@
 """The two worlds that connections live in: greenlets of a hub, and native threads of a server that knows no gevent.
 
-The same tests run in both. A module that says `WORLDS = BOTH` has each of its tests that use the fixture `world`, most of them by
-way of `serve`, run once in each; `@pytest.mark.world("gevent", "the reason")` leaves one to a single world.
+The same tests run in both. Where a module says `WORLDS = BOTH`, each of its tests that use the fixture `world`, most of them by
+way of `serve`, is run once in each; `@pytest.mark.world("gevent", "the reason")` leaves one to a single world.
 
 The test itself and its clients are always in greenlets of the test's hub. What it does to a connection of the other world
 is done in a native thread, while the hub runs (`natively`, `Elsewhere`).
