@@ -19,7 +19,7 @@ from .scope import cooperative
 from .watchdog import watched
 from .websocket import WebSocket
 
-__all__ = ["call_application", "surroundings"]
+__all__ = ["call_application", "options_for", "surroundings"]
 
 logger = logging.getLogger("geventws.handler")
 
@@ -33,6 +33,13 @@ def surroundings(subject: object, options: WebSocketOptions, scoped: bool) -> Ab
     both.enter_context(watched(subject, options.warn_blocked))
     both.enter_context(scope)
     return both
+
+
+def options_for(application: object, path: str, options: WebSocketOptions) -> WebSocketOptions:
+    """The options for a request of `path`. As in gevent-websocket, an application's `app_protocol` chooses its subprotocol."""
+    app_protocol = getattr(application, "app_protocol", None)
+    subprotocol = None if app_protocol is None else app_protocol(path)
+    return options.replace(subprotocols=(subprotocol,)) if subprotocol else options
 
 
 def call_application(
@@ -57,7 +64,7 @@ def call_application(
     except ConnectionClosed:
         # The peer left while the application was busy with it: that is how connections end. While ours is open, or
         # not yet there, it is another one's end that the application has not reckoned with.
-        if not _accepted(websocket):
+        if websocket.state is State.CONNECTING:
             raise
         if websocket.state is State.OPEN:
             _failed(websocket)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from gevent import Timeout, pywsgi
 from gevent.pywsgi import WSGIHandler
 
-from .application import call_application, surroundings
+from .application import call_application, options_for, surroundings
 from .codes import CloseCode
 from .connections import OpenConnections
 from .exceptions import ConnectionClosed, HandshakeError, InvalidState
@@ -250,12 +250,7 @@ class WebSocketHandler(WSGIHandler):
         return value
 
     def _make_websocket(self, request: OpeningRequest) -> WebSocket:
-        options = self.options
-        app_protocol = getattr(self.application, "app_protocol", None)
-        if app_protocol is not None:
-            subprotocol = app_protocol(self.environ["PATH_INFO"])
-            if subprotocol:
-                options = options.replace(subprotocols=(subprotocol,))
+        options = options_for(self.application, self.environ["PATH_INFO"], self.options)
         # Looked up when it is needed: old programs put a class of their own in the place of the module's.
         websocket = (self.websocket_class or WebSocket)(self.environ, request, self._switch_protocols, options, self)
         self.websocket = websocket

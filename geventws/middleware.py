@@ -21,7 +21,7 @@ from wsgiref.util import is_hop_by_hop
 
 from gevent.monkey import get_original
 
-from .application import call_application, surroundings
+from .application import call_application, options_for, surroundings
 from .codes import CloseCode
 from .connections import OpenConnections
 from .exceptions import ConnectionClosed, HandshakeError, InvalidState
@@ -148,9 +148,10 @@ class _Exchange:
         environ, self._connection = self._environ, connection
         address = environ.get("REMOTE_ADDR", "")
         kind = self._middleware.websocket_class or WebSocket
+        own_options = options_for(self._middleware.app, environ.get("PATH_INFO", ""), options)
         try:
             request = read_request(environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"], self._header)
-            websocket = kind(environ, request, self._switch_protocols, options, None, connection.runtime)
+            websocket = kind(environ, request, self._switch_protocols, own_options, None, connection.runtime)
             connections.add(websocket, address, options)
         except HandshakeError as error:
             self._refuse(error)
@@ -169,7 +170,8 @@ class _Exchange:
             websocket.hang_up()
             _served.pop(websocket, None)
             connections.remove(websocket)
-            environ["wsgi.websocket"] = None
+            # So that nothing stays behind until the collector of cycles finds it.
+            environ["wsgi.websocket"] = self._websocket = websocket.after_close = None
         if not self._upgraded:
             return self._response
         return connection.leave(self._server_start_response, websocket.counts[3])

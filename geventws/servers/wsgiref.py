@@ -28,8 +28,10 @@ def find(environ: dict[str, Any], start_response: StartResponse) -> ServerConnec
         handler = _caller()
     if handler is None:
         return None
-    server = handler.request_handler.server
-    return _Connection(handler, None if isinstance(server, _CONCURRENT) else _BLOCKED)
+    request = handler.request_handler
+    if isinstance(request.client_address, tuple):
+        environ.setdefault("REMOTE_PORT", str(request.client_address[1]))  # As other servers have it.
+    return _Connection(handler, None if isinstance(request.server, _CONCURRENT) else _BLOCKED)
 
 
 def _serves(handler: Any) -> bool:
