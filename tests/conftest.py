@@ -51,7 +51,7 @@ if outdated():
         "(with Cython, greenlet and setuptools), or: GEVENTWS_PURE_PYTHON=1"
     )
 
-from geventws import WebSocketHandler, compiled  # noqa: E402
+from geventws import WebSocket, WebSocketHandler, compiled  # noqa: E402
 from geventws.middleware import WebSocketMiddleware  # noqa: E402
 
 
@@ -140,21 +140,25 @@ def serve(caplog: pytest.LogCaptureFixture, world: World) -> Iterator[Serve]:
             server_class: type[WSGIServer] = WSGIServer,
             listener: Any = ("127.0.0.1", 0),
             server_arguments: dict[str, Any] | None = None,
+            websocket_class: type[WebSocket] | None = None,
             **options: Any,
         ) -> Served:
             log = io.StringIO()
             if world.threads:
                 assert (handler_class, server_class) == (WebSocketHandler, WSGIServer)
-                middleware = WebSocketMiddleware(app, **options)
+                middleware = WebSocketMiddleware(app, websocket_class=websocket_class, **options)
                 server = serve_natively(stack, middleware, log, errors, **(server_arguments or {}))
                 served = Served(server, log)
                 served.errors = errors  # type: ignore[attr-defined]
                 return served
+            configured = handler_class.configured(**options)
+            if websocket_class is not None:
+                configured.websocket_class = websocket_class
             server = server_class(
                 listener,
                 app,
                 log=log,
-                handler_class=handler_class.configured(**options),
+                handler_class=configured,
                 **(server_arguments or {}),
             )
             server.start()
