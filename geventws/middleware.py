@@ -172,6 +172,9 @@ class _Exchange:
             connections.remove(websocket)
             # So that nothing stays behind until the collector of cycles finds it.
             environ["wsgi.websocket"] = self._websocket = websocket.after_close = None
+            if self._upgraded:
+                # Also where it is ended from outside, and the server would answer with an error.
+                connection.hush(self._server_start_response, websocket.counts[3])
         if not self._upgraded:
             return self._response
         return connection.leave(self._server_start_response, websocket.counts[3])

@@ -64,18 +64,18 @@ class ServerConnection:
             self.socket.shutdown(_socket.SHUT_RDWR)
 
     def leave(self, start_response: StartResponse, sent: int) -> list[bytes]:
-        """The WebSocket is over: what the server is given for an answer, so that it sends nothing and logs a 101.
-
-        Args:
-            sent: how many bytes went to the peer, for the server's log.
-        """
+        """The WebSocket is over: what the server is given for an answer, so that it sends nothing and logs a 101."""
         self.end()
         start_response("101 Switching Protocols", [])
         self.hush(start_response, sent)
         return []
 
     def hush(self, start_response: StartResponse, sent: int) -> None:
-        """For subclasses that can tell their server that the answer has been sent."""
+        """For subclasses that can tell their server that the answer has been sent. May be called again.
+
+        Args:
+            sent: how many bytes went to the peer, for the server's log.
+        """
 
     def let_go(self) -> None:
         """For subclasses that have something of their own to give back, whatever has become of the request."""
