@@ -713,8 +713,8 @@ def test_a_send_that_finds_the_peer_gone_says_so_at_once(serve: Any) -> None:
 
     client = serve(app_of(handler)).client("/")
     gevent.sleep(0.01)
-    go.set()
     client.reset()
+    go.set()
     wait_until(lambda: len(outcomes) == 2)
     assert outcomes == [1006, 1006]
 
