@@ -987,6 +987,7 @@ def test_a_subclass_of_websocket_sees_pings_and_pongs(serve: Any) -> None:
         client.send(frame(PING, b"one") + frame(PONG, b"two") + close_frame(4001, "bye"))
         assert client.read_frame() == (0x8A, b"one")
         client.read_close()
+        wait_until(lambda: len(heard) == 3)
         assert heard == [("ping", PING, 3, b"one"), ("pong", b"two"), ("close", b"\x0f\xa1bye")]
 
 
