@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -457,29 +458,36 @@ def test_what_a_pre_start_hook_has_taken_for_ordinary_http_stays_so() -> None:
         assert client.read_response().body == b"plain"
 
 
-@pytest.mark.usefixtures("said_once")
-def test_on_waitress_an_error_names_servers_that_can_and_is_logged_once(caplog: Any) -> None:
-    try:
-        from waitress.server import create_server
-    except ImportError:
+PYTHONPATH = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
+
+ON_WAITRESS = """
+from waitress.server import create_server
+from geventws.middleware import WebSocketMiddleware
+server = create_server(WebSocketMiddleware(print), host="127.0.0.1", port=0, threads=2)
+print(server.effective_port, flush=True)
+server.run()
+"""
+
+
+def test_on_waitress_an_error_names_servers_that_can_and_is_logged_once() -> None:
+    if find_spec("waitress") is None:
         missing("waitress")
-    server = create_server(WebSocketMiddleware(never_called), host="127.0.0.1", port=0, threads=2)
-    serving = threading.Thread(target=server.run, daemon=True)
-    serving.start()
-    try:
-        for _ in range(2):
-            with RawClient(("127.0.0.1", server.effective_port)) as client:
-                client.send(request())
-                response = client.read_response()
-                assert response.status == 501
-                assert b"--threads" in response.body
-    finally:
-        server.close()
-        server.task_dispatcher.shutdown()
-        serving.join(0)
-    assert [
-        record.levelname for record in caplog.records if record.name == "geventws.handler" and record.levelno > 20
-    ] == ["ERROR"]
+    command = [sys.executable, "-c", ON_WAITRESS]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, "PYTHONPATH": PYTHONPATH}}
+    with subprocess.Popen(command, **pipes) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        try:
+            port = int(natively(server.stdout.readline))
+            for _ in range(2):
+                with RawClient(("127.0.0.1", port)) as client:
+                    client.send(request())
+                    response = client.read_response()
+                    assert response.status == 501
+                    assert b"--threads" in response.body
+        finally:
+            server.kill()
+        assert natively(server.stderr.read).count(b"cannot carry WebSockets") == 1
 
 
 def test_as_a_cgi_program_an_error_names_servers_that_can() -> None:
@@ -492,7 +500,7 @@ def test_as_a_cgi_program_an_error_names_servers_that_can() -> None:
     )
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("HTTP_")},
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *sys.path]),
+        "PYTHONPATH": PYTHONPATH,
         "REQUEST_METHOD": "GET",
         "SERVER_PROTOCOL": "HTTP/1.1",
         "SERVER_NAME": "localhost",

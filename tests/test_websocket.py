@@ -1116,6 +1116,7 @@ def test_the_life_of_a_connection_is_logged_in_two_lines_and_its_messages_for_de
         client.read_text()
         client.close_handshake()
     served.access_log()
+    wait_until(lambda: "is closed: 1000" in caplog.text)
     messages = [(record.levelno, record.getMessage()) for record in caplog.records]
     infos = [message for level, message in messages if level == logging.INFO and "/life" in message]
     assert len(infos) == 2
