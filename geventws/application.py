@@ -19,7 +19,7 @@ from .scope import cooperative
 from .watchdog import watched
 from .websocket import WebSocket
 
-__all__ = ["call_application", "surroundings", "with_subprotocol_of"]
+__all__ = ["call_application", "options_for", "surroundings"]
 
 logger = logging.getLogger("geventws.handler")
 
@@ -35,8 +35,8 @@ def surroundings(subject: object, options: WebSocketOptions, scoped: bool) -> Ab
     return both
 
 
-def with_subprotocol_of(application: object, path: str, options: WebSocketOptions) -> WebSocketOptions:
-    """The options, with the subprotocol that `application.app_protocol(path)` names, as in gevent-websocket."""
+def options_for(application: object, path: str, options: WebSocketOptions) -> WebSocketOptions:
+    """The options for a request of `path`. As in gevent-websocket, an application's `app_protocol` chooses its subprotocol."""
     app_protocol = getattr(application, "app_protocol", None)
     subprotocol = None if app_protocol is None else app_protocol(path)
     return options.replace(subprotocols=(subprotocol,)) if subprotocol else options
@@ -51,7 +51,8 @@ def call_application(
         refuse: answers with the HTTP response that an error before the accept stands for.
 
     Raises:
-        Exception: what the application raised before the handshake was answered; the server answers as it always does.
+        Exception: what the application raised before the handshake was accepted; the server answers as it always does.
+        GreenletExit, KeyboardInterrupt, SystemExit: it was ended from outside; the peer is told.
     """
     try:
         application()
@@ -73,9 +74,16 @@ def call_application(
         websocket.start_closing(CloseCode.GOING_AWAY)
         raise
     except (Exception, Timeout):
-        if websocket.state is State.CONNECTING:
+        if not _accepted(websocket):
             raise
         _failed(websocket)
+
+
+def _accepted(websocket: WebSocket) -> bool:
+    """Whether it has been open. One that was refused is closed, too, but has no code for it."""
+    return websocket.state is not State.CONNECTING and (
+        websocket.state is not State.CLOSED or websocket.close_code is not None
+    )
 
 
 def _failed(websocket: WebSocket) -> None:

@@ -75,9 +75,14 @@ class OpenConnections:
         if self.draining:
             raise HandshakeError("503 Service Unavailable", "The server is being stopped.", [("Retry-After", "5")])
 
-    def add(self, websocket: WebSocket, address: str) -> None:
-        """Count a connection, whose handler is the current greenlet."""
+    def add(self, websocket: WebSocket, address: str, options: WebSocketOptions | None = None) -> None:
+        """Count a connection, whose handler is the current greenlet.
+
+        With `options` as `admit` does: where there are several threads no other one comes in between.
+        """
         with self._lock:
+            if options is not None:
+                self.admit(address, options)
             self._handlers[websocket] = (address, gevent.getcurrent())
             self._per_address[address] = self._per_address.get(address, 0) + 1
 

@@ -16,7 +16,7 @@ from gevent import Timeout, pywsgi
 from gevent.pywsgi import WSGIHandler
 
 from . import forwarded
-from .application import call_application, surroundings, with_subprotocol_of
+from .application import call_application, options_for, surroundings
 from .codes import CloseCode
 from .connections import OpenConnections
 from .exceptions import ConnectionClosed, HandshakeError, InvalidState
@@ -262,7 +262,7 @@ class WebSocketHandler(WSGIHandler):
         return value
 
     def _make_websocket(self, request: OpeningRequest) -> WebSocket:
-        options = with_subprotocol_of(self.application, self.environ["PATH_INFO"], self.options)
+        options = options_for(self.application, self.environ["PATH_INFO"], self.options)
         # Looked up when it is needed: old programs put a class of their own in the place of the module's.
         websocket = (self.websocket_class or WebSocket)(self.environ, request, self._switch_protocols, options, self)
         self.websocket = websocket

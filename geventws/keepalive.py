@@ -33,7 +33,7 @@ class Schedule:
     """Who is to be called when. Not for several threads at once."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, weakref.ref[Ticking]]] = []
+        self._heap: list[tuple[float, int, weakref.ref[Ticking], object]] = []
         # Entries whose target has been forgotten, and that only wait for their time.
         self._stale = 0
         self._order = itertools.count()
@@ -43,10 +43,10 @@ class Schedule:
         """When the first is to be called; None if nobody is."""
         return self._heap[0][0] if self._heap else None
 
-    def add(self, due: float, target: Ticking) -> None:
-        """Call `target.tick` at `due`, unless it has been forgotten by then: it is not kept alive."""
+    def add(self, due: float, target: Ticking, place: object = None) -> None:
+        """Call `target.tick` at `due`, unless it has been forgotten by then: it is not kept alive. `place`: for subclasses."""
         self._sweep()
-        heapq.heappush(self._heap, (due, next(self._order), weakref.ref(target, self._forget)))
+        heapq.heappush(self._heap, (due, next(self._order), weakref.ref(target, self._forget), place))
 
     def _forget(self, reference: weakref.ref[Ticking]) -> None:
         self._stale += 1
@@ -61,13 +61,14 @@ class Schedule:
     def call_due(self, now: float) -> None:
         """Call those whose time has come."""
         while self._heap and self._heap[0][0] <= now:
-            target = heapq.heappop(self._heap)[2]()
+            _, _, reference, place = heapq.heappop(self._heap)
+            target = reference()
             if target is None:
                 self._stale = max(self._stale - 1, 0)
             else:
-                self._call(target, now)
+                self._call(target, now, place)
 
-    def _call(self, target: Ticking, now: float) -> None:
+    def _call(self, target: Ticking, now: float, place: object) -> None:
         try:
             due = target.tick(now)
         except Exception:
@@ -76,7 +77,7 @@ class Schedule:
             return
         if due is not None:
             # Never for this same moment again: it could be due for ever.
-            self.add(max(due, now + _SHORTEST), target)
+            self.add(max(due, now + _SHORTEST), target, place)
 
 
 class Keepalive:

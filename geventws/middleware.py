@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from time import monotonic
 from types import TracebackType
 from typing import Any
 from wsgiref.util import is_hop_by_hop
 
+from gevent.monkey import get_original
+
 from . import forwarded
-from .application import call_application, surroundings, with_subprotocol_of
+from .application import call_application, options_for, surroundings
 from .codes import CloseCode
 from .connections import OpenConnections
 from .exceptions import ConnectionClosed, HandshakeError, InvalidState
 from .handler import WebSocketHandler
 from .head import environ_key
+from .native import thread_ident
 from .options import WebSocketOptions
 from .protocol import State
 from .protocol.handshake import read_request, wants_websocket
+from .runtime import HubRuntime, Runtime
 from .servers import gthread, uwsgi, werkzeug, wsgiref
 from .servers.connection import NotCarried, ServerConnection, StartResponse
-from .threads import ThreadRuntime
+from .threads import Service, ThreadRuntime
 from .transport import Listener, Transport
 from .websocket import WebSocket
 
@@ -38,6 +46,11 @@ logger = logging.getLogger("geventws.handler")
 Application = Callable[[dict[str, Any], StartResponse], Any]
 Headers = list[tuple[str, str]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+
+# The real one: what is waited for happens in another thread.
+_sleep: Callable[[float], None] = get_original("time", "sleep")
+# Seconds that the end of the process may wait for peers to be told of it.
+_GOODBYE = 1.0
 
 _SERVERS = (gthread.find, werkzeug.find, uwsgi.find, wsgiref.find)
 
@@ -90,6 +103,7 @@ class WebSocketMiddleware:
         self.websocket_class = websocket_class
         self.websockets = OpenConnections()
         """The open connections."""
+        _middlewares.add(self)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         proxies = self.options.proxies
@@ -138,39 +152,54 @@ class _Exchange:
             connection.let_go()
 
     def _run(self, connection: ServerConnection) -> Iterable[bytes]:
-        options = with_subprotocol_of(self._middleware.app, self._environ["PATH_INFO"], self._middleware.options)
-        connections = self._middleware.websockets
+        options, connections = self._middleware.options, self._middleware.websockets
         environ, self._connection = self._environ, connection
         address = environ.get("REMOTE_ADDR", "")
+        kind = self._middleware.websocket_class or WebSocket
+        own_options = options_for(self._middleware.app, environ.get("PATH_INFO", ""), options)
         try:
             request = read_request(environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"], self._header)
-            connections.admit(address, options)
+            websocket = kind(environ, request, self._switch_protocols, own_options, None, connection.runtime)
+            connections.add(websocket, address, options)
         except HandshakeError as error:
             self._refuse(error)
             return self._response
-        kind = self._middleware.websocket_class or WebSocket
-        websocket = kind(environ, request, self._switch_protocols, options, None, connection.runtime)
         self._websocket = websocket
         environ["wsgi.websocket"] = websocket
         environ["wsgi.websocket_version"] = request.version
-        connections.add(websocket, address)
-        if isinstance(connection.runtime, ThreadRuntime):
-            _in_threads.add(websocket)
-        websocket.after_close = connections.remove
+        websocket.after_close = self._closed
+        _served[websocket] = connection.runtime
         try:
-            with surroundings(websocket, options, websocket.cooperative):
+            with self._surroundings(websocket):
                 call_application(websocket, self._call, self._refuse)
             if self._upgraded:
                 websocket.close()
         finally:
             websocket.hang_up()
+            _served.pop(websocket, None)
             connections.remove(websocket)
-            environ["wsgi.websocket"] = None
+            # So that nothing stays behind until the collector of cycles finds it.
+            environ["wsgi.websocket"] = self._websocket = websocket.after_close = None
             # Some servers use theirs again for another request.
             websocket.environ = dict(environ)
+            if self._upgraded:
+                # Also where it is ended from outside, and the server would answer with an error.
+                connection.hush(self._server_start_response, websocket.counts[3])
         if not self._upgraded:
             return self._response
         return connection.leave(self._server_start_response, websocket.counts[3])
+
+    def _closed(self, websocket: WebSocket) -> None:
+        """TCP is closed."""
+        self._middleware.websockets.remove(websocket)
+        assert self._connection is not None
+        self._connection.end()
+
+    def _surroundings(self, websocket: WebSocket) -> AbstractContextManager[object]:
+        assert self._connection is not None
+        if not isinstance(self._connection.runtime, HubRuntime):
+            return nullcontext()  # There are no others that have to wait for this thread.
+        return surroundings(websocket, self._middleware.options, websocket.cooperative)
 
     def _header(self, name: str) -> str | None:
         value: str | None = self._environ.get(environ_key(name))
@@ -199,7 +228,8 @@ class _Exchange:
             # Old programs return nothing once they have had their WebSocket.
             chunks = iter(() if result is None and self._upgraded else result)
             for chunk in chunks:
-                if not self._upgraded and self._pending is not None:
+                # With the first piece that is not empty an application has made up its mind: WSGI says so.
+                if chunk and not self._upgraded and self._pending is not None:
                     self._answer()
                     self._response = _Rest(chunk, chunks, result)
                     handed_over = True
@@ -224,6 +254,11 @@ class _Exchange:
             if status.startswith("5") and self._websocket is not None:
                 # So frameworks tell of an exception that they have logged themselves.
                 self._websocket.start_closing(CloseCode.INTERNAL_ERROR)
+        elif self._answered:
+            # It is the server's to say that this is too late.
+            self._server_start_response(status, headers, *([exc_info] if exc_info else []))
+        elif self._pending is not None and not exc_info:
+            raise AssertionError("start_response was called before: a second time is for errors, and with exc_info")
         else:
             self._pending = (status, headers, exc_info) if exc_info else (status, headers)
         return self._write
@@ -294,15 +329,46 @@ def _tell_once(level: int, text: str) -> None:
         logger.log(level, "%s", text)
 
 
-_in_threads: weakref.WeakSet[WebSocket] = weakref.WeakSet()
+# Who is being served, for the end of the process.
+_middlewares: weakref.WeakSet[WebSocketMiddleware] = weakref.WeakSet()
+_served: dict[WebSocket, Runtime] = {}
 
 
-def close_all_in_threads(code: int = CloseCode.GOING_AWAY, reason: str = "server stops") -> None:
-    """Begin to close the WebSockets that are in the hands of native threads, in the whole process. From any thread."""
-    for websocket in list(_in_threads):
-        with suppress(Exception):  # One that cannot be told must not keep others from it.
-            websocket.start_closing(code, reason)
+def close_all_in_threads(code: int = CloseCode.GOING_AWAY, reason: str = "server stops") -> list[WebSocket]:
+    """Begin to close the WebSockets of this process that native threads serve. Never waits; from any thread.
+
+    Returns:
+        Those that are told, each as soon as nobody else holds it.
+    """
+    told = []
+    for websocket, runtime in list(_served.items()):
+        if isinstance(runtime, ThreadRuntime):
+            Service.current().call(runtime, partial(websocket.start_closing, code, reason))
+            told.append(websocket)
+    return told
 
 
-# The process ends, and with it threads that are still in a handler: their peers are told.
-atexit.register(close_all_in_threads)
+def _say_goodbye() -> None:
+    """The process ends, and with it threads that are still in a handler: their peers are told."""
+    told = close_all_in_threads()
+    for websocket, runtime in list(_served.items()):
+        if isinstance(runtime, HubRuntime) and runtime.thread == thread_ident():
+            with suppress(Exception):
+                websocket.start_closing(CloseCode.GOING_AWAY, "server stops")
+    # Not for ever: one of them may be held by somebody who does not let go.
+    until = monotonic() + _GOODBYE
+    while monotonic() < until and any(websocket.state is State.OPEN for websocket in told):
+        _sleep(0.001)
+
+
+def _forget() -> None:
+    """In a forked child: the connections are its parent's."""
+    _served.clear()
+    for middleware in list(_middlewares):
+        middleware.websockets = OpenConnections()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+# Before threads are waited for, if it can be: they may be in `receive`.
+getattr(threading, "_register_atexit", atexit.register)(_say_goodbye)

@@ -15,14 +15,19 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from threading import TIMEOUT_MAX
 from time import monotonic
 from typing import Any, ClassVar
 
+import gevent
+from gevent._hub_local import get_hub_if_exists
+from gevent.hub import Hub, Waiter
 from gevent.monkey import get_original
+from gevent.socket import wait_read
 
 from .exceptions import InvalidState
 from .keepalive import Schedule, Ticking
-from .native import Readiness, thread_ident
+from .native import Readiness, getcurrent, thread_ident
 from .runtime import Runtime, Signal
 from .transport import Listener, SocketTransport
 
@@ -34,13 +39,21 @@ logger = logging.getLogger("geventws.threads")
 _allocate_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
 _start_new_thread: Callable[..., int] = get_original("_thread", "start_new_thread")
 _select: Callable[..., Any] = get_original("select", "select")
+_sleep: Callable[[float], None] = get_original("time", "sleep")
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
-# Seconds until `soon`: long enough for a handler to come back by itself and do what is due.
+# Seconds until `soon`: long enough for a handler to come back by itself and do what is due. Also until the service comes
+# back to a connection that somebody else held.
 _TURN = 0.001
 # Seconds between two looks at who waits for his socket himself. Who has not done so in between is busy with something else.
 _LOOK = 0.1
+# The operating system takes no longer times than some weeks: whoever waits for more than this looks at the clock in between.
+_LONGEST = 24 * 3600.0
+_NEVER = float("inf")
+
+# Which connection a thread holds, by its number. It is never more than one, see `ThreadRuntime.call`.
+_held: dict[int, ThreadRuntime] = {}
 
 
 class ThreadRuntime(Runtime):
@@ -54,34 +67,95 @@ class ThreadRuntime(Runtime):
 
     def hold(self) -> None:
         """Wait until nobody else holds it."""
-        self._lock.acquire()
-        self.thread = thread_ident()
+        if not self._lock.acquire(False):
+            self._wait_for_lock()
+        self._is_held()
+
+    def try_hold(self) -> bool:
+        """Hold it, unless somebody else does. Returns whether it is held now."""
+        if not self._lock.acquire(False):
+            return False
+        self._is_held()
+        return True
+
+    def hold_again(self) -> None:
+        """After waiting. It is held afterwards also if this is interrupted, which is raised then."""
+        interrupt: BaseException | None = None
+        while not self._lock.acquire(False):
+            try:
+                self._wait_for_lock()
+            except BaseException as error:
+                interrupt = error
+            else:
+                break
+        self._is_held()
+        if interrupt is not None:
+            raise interrupt
+
+    def _is_held(self) -> None:
+        here = self.thread = thread_ident()
+        _held[here] = self
+
+    def _wait_for_lock(self) -> None:
+        if _hub_to_wait_in() is None:
+            self._lock.acquire()
+            return
+        while not self._lock.acquire(False):
+            gevent.sleep(_TURN)
 
     def let_go(self) -> None:
         """Others may hold it."""
+        _held.pop(self.thread, None)
         self.thread = 0
         self._lock.release()
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        if self.thread == thread_ident():
+        here = thread_ident()
+        if self.thread == here:
             return function(*args)
-        self.hold()
+        # From a hook of another connection, such as `handle_close`. Held meanwhile, two that tell each other would wait for
+        # each other for ever.
+        other = _held.get(here)
+        if other is not None:
+            other.let_go()
         try:
-            return function(*args)
+            self.hold()
+            try:
+                return function(*args)
+            finally:
+                self.let_go()
         finally:
-            self.let_go()
+            if other is not None:
+                other.hold_again()
 
     def soon(self, function: Callable[[], object]) -> None:
-        Service.current().soon(partial(self.call, function))
+        Service.current().soon(self, function)
 
     def spawn(self, function: Callable[..., object], *args: Any) -> None:
-        _start_new_thread(function, args)
+        try:
+            _start_new_thread(_run_beside, (function, *args))
+        except RuntimeError:
+            # There are too many already, or the process is about to end. What is asked for here seldom takes long.
+            Service.current().do(partial(function, *args))
 
     def at(self, due: float, target: Ticking) -> None:
-        Service.current().at(due, target)
+        Service.current().at(due, target, self)
 
     def signal(self) -> Signal:
         return _Signal(self)
+
+
+def _run_beside(function: Callable[..., object], *args: Any) -> None:
+    try:
+        function(*args)
+    except Exception:
+        logger.exception("What was to be done for a connection failed")
+
+
+def _hub_to_wait_in() -> Hub | None:
+    """The hub of the current thread, if there is one: while it is waited, its other greenlets shall run."""
+    hub = get_hub_if_exists()
+    return None if hub is None or getcurrent() is hub else hub
 
 
 class _Waiting:
@@ -93,11 +167,15 @@ class _Waiting:
         self._told.acquire()
         self._is_told = False
         self._error: BaseException | None = None
+        # In a thread with a hub: what wakes it from other threads.
+        self._notice: Any = None
 
     def switch(self, value: Any = None) -> None:
         if not self._is_told:
             self._is_told = True
             self._told.release()
+            if self._notice is not None:
+                self._notice.send()
 
     def throw(self, error: BaseException) -> None:
         self._error = error
@@ -105,14 +183,45 @@ class _Waiting:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether it was told within `timeout` seconds. Raises what it was told to."""
-        self._runtime.let_go()
-        try:
-            self._told.acquire(timeout=-1 if timeout is None else timeout)
-        finally:
-            self._runtime.hold()
+        hub = _hub_to_wait_in()
+        if hub is None:
+            self._wait_natively(timeout)
+        else:
+            self._wait_in_hub(hub, timeout)
         if self._error is not None:
             raise self._error
         return self._is_told
+
+    def _wait_natively(self, timeout: float | None) -> None:
+        self._runtime.let_go()
+        try:
+            if timeout is None:
+                self._told.acquire()
+            else:
+                self._told.acquire(timeout=min(timeout, TIMEOUT_MAX))
+        finally:
+            self._runtime.hold_again()
+
+    def _wait_in_hub(self, hub: Hub, timeout: float | None) -> None:
+        # Made and closed while the connection is held, so that nobody uses it before or after.
+        self._notice = hub.loop.async_()
+        timer = None if timeout is None else hub.loop.timer(timeout)
+        waiter: Waiter[None] = Waiter()
+        self._notice.start(waiter.switch, None)
+        if timer is not None:
+            timer.start(waiter.switch, None)
+        self._runtime.let_go()
+        try:
+            waiter.get()
+        finally:
+            try:
+                self._runtime.hold_again()
+            finally:
+                for watcher in (self._notice, timer):
+                    if watcher is not None:
+                        watcher.stop()
+                        watcher.close()
+                self._notice = None
 
 
 class _Signal:
@@ -135,10 +244,24 @@ class _Signal:
             waiting.wait()
 
 
+class _Timetable(Schedule):
+    """A Schedule whose targets belong to connections."""
+
+    def _call(self, target: Ticking, now: float, place: Any) -> None:
+        if place.try_hold():
+            try:
+                super()._call(target, now, place)
+            finally:
+                place.let_go()
+        else:
+            self.add(now + _TURN, target, place)
+
+
 class Service:
     """The one thread of the process that waits for those sockets that no thread waits for itself, and for what is due.
 
-    Its methods may be called from any thread; what they do is done soon, and none of them waits.
+    Its methods may be called from any thread; what they do is done soon, and none of them waits. Nor does its thread wait for
+    a connection that somebody else holds, as he may do so for long: it comes back to it.
     """
 
     _current: ClassVar[Service | None] = None
@@ -146,14 +269,15 @@ class Service:
 
     @classmethod
     def current(cls) -> Service:
-        """That of this process, started when it is first asked for."""
+        """That of this process, started when it is first asked for. Raises RuntimeError if no thread can be started."""
         service = cls._current
         if service is None:
             with cls._starting:
                 service = cls._current
                 if service is None:
-                    service = cls._current = cls()
+                    service = cls()
                     _start_new_thread(service._run, ())
+                    cls._current = service
         return service
 
     @classmethod
@@ -161,6 +285,7 @@ class Service:
         """In a forked child, which has neither the parent's thread nor its connections."""
         cls._current = None
         cls._starting = _allocate_lock()
+        _held.clear()
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -169,23 +294,24 @@ class Service:
         for end in (self._waker, self._woken):
             end.setblocking(False)
         self._selector.register(self._woken, _READ)
-        self._commands: deque[Callable[[], object]] = deque()
-        self._turns: deque[tuple[float, Callable[[], object]]] = deque()
-        self._schedule = Schedule()
+        # What is to be done, and whose connection has to be held for it.
+        self._commands: deque[tuple[ThreadRuntime | None, Callable[[], object]]] = deque()
+        self._turns: deque[tuple[float, ThreadRuntime | None, Callable[[], object]]] = deque()
+        self._timetable = _Timetable()
         # Those who are left to their own threads, and how often these had waited for them at the last look.
         self._attended: dict[ThreadTransport, int] = {}
         self._next_look = 0.0
         self._wake_sent = False
-        self._sleeps_until = float("inf")
+        self._sleeps_until = _NEVER
 
-    def at(self, due: float, target: Ticking) -> None:
-        """Call `target.tick` at `due`."""
-        self._do(partial(self._schedule.add, due, target))
+    def at(self, due: float, target: Ticking, runtime: ThreadRuntime) -> None:
+        """Call `target.tick` at `due`, holding the connection."""
+        self.do(partial(self._timetable.add, due, target, runtime))
 
-    def soon(self, function: Callable[[], object]) -> None:
-        """Call `function` in a moment, unless whoever asks for it is expected to do the same before."""
+    def soon(self, runtime: ThreadRuntime, function: Callable[[], object]) -> None:
+        """Call `function`, holding the connection, in a moment, when whoever asks for it may have done it himself."""
         due = monotonic() + _TURN
-        self._turns.append((due, function))
+        self._turns.append((due, runtime, function))
         self._wake_by(due)
 
     def attend(self, transport: ThreadTransport) -> None:
@@ -195,14 +321,16 @@ class Service:
 
     def arrange(self, transport: ThreadTransport) -> None:
         """What is wanted of `transport`'s socket has changed."""
-        self._do(partial(transport.runtime.call, self._arrange, transport))
+        self.call(transport.runtime, partial(self._arrange, transport))
 
-    def call(self, transport: ThreadTransport, function: Callable[[], object]) -> None:
-        """Call `function`, holding the connection of `transport`."""
-        self._do(partial(transport.runtime.call, function))
+    def call(self, runtime: ThreadRuntime, function: Callable[[], object]) -> None:
+        """Call `function`, holding the connection."""
+        self._commands.append((runtime, function))
+        self._wake()
 
-    def _do(self, command: Callable[[], object]) -> None:
-        self._commands.append(command)
+    def do(self, function: Callable[[], object]) -> None:
+        """Call `function`, which holds what it needs itself."""
+        self._commands.append((None, function))
         self._wake()
 
     def _wake_by(self, due: float) -> None:
@@ -222,36 +350,39 @@ class Service:
             try:
                 self._turn()
             except Exception:
-                # One connection's mistake must not end the care for all others.
-                logger.exception("What was to be done for a connection failed")
+                # One connection's mistake must not end the care for all others, nor be told of without end.
+                logger.exception("The care for connections failed")
+                _sleep(_LOOK)
 
     def _turn(self) -> None:
         # First of all: who adds to what has been looked at, while it is looked at, sends a byte.
-        self._sleeps_until = float("inf")
-        due = self._next_due()
-        self._sleeps_until = due
-        timeout = None if due == float("inf") else max(due - monotonic(), 0)
-        for key, events in self._selector.select(0 if self._commands else timeout):
+        self._sleeps_until = _NEVER
+        self._sleeps_until = due = self._next_due()
+        seconds = 0.0 if self._commands else min(max(due - monotonic(), 0.0), _LONGEST)
+        held_by_others = False
+        for key, events in self._selector.select(seconds):
             if key.data is None:
                 self._take_wake()
-            else:
-                key.data.runtime.call(self._on_ready, key.data, events)
-        while self._commands:
-            self._commands.popleft()()
+            elif not self._visit(key.data.runtime, partial(self._on_ready, key.data, events)):
+                held_by_others = True
+        for _ in range(len(self._commands)):
+            self._visit_or_come_back(*self._commands.popleft())
         now = monotonic()
         while self._turns and self._turns[0][0] <= now:
-            self._turns.popleft()[1]()
-        self._schedule.call_due(now)
+            self._visit_or_come_back(*self._turns.popleft()[1:])
+        self._timetable.call_due(now)
         if self._attended and self._next_look <= now:
             self._next_look = now + _LOOK
             self._look_after()
+        if held_by_others:
+            _sleep(_TURN)  # The operating system would tell of the same at once.
 
     def _next_due(self) -> float:
-        due = self._schedule.next_due
+        due = self._timetable.next_due
         return min(
-            float("inf") if due is None else due,
-            self._turns[0][0] if self._turns else float("inf"),
-            self._next_look if self._attended else float("inf"),
+            _NEVER if due is None else due,
+            self._turns[0][0] if self._turns else _NEVER,
+            self._next_look if self._attended else _NEVER,
         )
 
     def _take_wake(self) -> None:
@@ -260,34 +391,60 @@ class Service:
         # Before the commands are looked at, so that none is overlooked.
         self._wake_sent = False
 
-    def _look_after(self) -> None:
-        for transport, waits in list(self._attended.items()):
-            if not transport.wanted:
-                del self._attended[transport]
-            elif not transport.receiving and transport.waits == waits:
-                del self._attended[transport]
-                transport.runtime.call(self._take_over, transport)
-            else:
-                self._attended[transport] = transport.waits
+    def _visit(self, runtime: ThreadRuntime | None, function: Callable[[], object]) -> bool:
+        """Call `function`, holding the connection. False if somebody else holds it."""
+        if runtime is not None and not runtime.try_hold():
+            return False
+        try:
+            _run_beside(function)
+        finally:
+            if runtime is not None:
+                runtime.let_go()
+        return True
 
-    def _take_over(self, transport: ThreadTransport) -> None:
-        transport.left_alone = True
-        self._arrange(transport)
+    def _visit_or_come_back(self, runtime: ThreadRuntime | None, function: Callable[[], object]) -> None:
+        if not self._visit(runtime, function):
+            self._turns.append((monotonic() + _TURN, runtime, function))
+
+    def _look_after(self) -> None:
+        # A copy is made at once, while iterating others could add to it.
+        for transport, waits in self._attended.copy().items():
+            if transport.receiving or transport.waits != waits:
+                self._attended[transport] = transport.waits
+            else:
+                self._visit(transport.runtime, partial(self._take_over, transport, waits))
+
+    def _take_over(self, transport: ThreadTransport, waits: int) -> None:
+        """Its thread has not come back."""
+        if transport.receiving or transport.waits != waits:
+            return  # It just has.
+        del self._attended[transport]
+        if transport.wanted:
+            transport.left_alone = True
+            self._arrange(transport)
 
     def _on_ready(self, transport: ThreadTransport, events: int) -> None:
-        if events & _WRITE and transport.writing:
-            transport._on_writable()
-        if events & _READ and transport.wanted:
-            if transport.receiving:
-                # Its own thread has come back, and is told by the operating system itself.
-                transport.left_alone = False
-                self._attended[transport] = transport.waits
-            else:
-                transport._on_readable()
-        self._arrange(transport)
+        try:
+            if events & _WRITE and transport.writing:
+                transport._on_writable()
+            if events & _READ and transport.wanted:
+                self._on_readable(transport)
+        except Exception:
+            logger.exception("What came in on a connection could not be taken")
+            transport.close(abort=True)
+        finally:
+            self._arrange(transport)
+
+    def _on_readable(self, transport: ThreadTransport) -> None:
+        if not transport.receiving:
+            transport._on_readable()
+            return
+        # Its own thread has come back, and is told by the operating system itself.
+        transport.left_alone = False
+        self._attended[transport] = transport.waits
 
     def _arrange(self, transport: ThreadTransport) -> None:
-        """Have the socket watched for what is wanted of it. In whoever holds the connection, in the service's thread."""
+        """Have the socket watched for what is wanted of it."""
         armed, wanted = transport.armed, transport.interest()
         if wanted == armed:
             return
@@ -327,7 +484,8 @@ class ThreadTransport(SocketTransport):
     def __init__(self, socket: Any, listener: Listener, runtime: ThreadRuntime, lent: bool = False) -> None:
         socket.settimeout(0.0)
         self.runtime = runtime
-        self.descriptor: int = socket.fileno()
+        # The number of what is lent may become another one's while it is still waited for here.
+        self.descriptor: int = os.dup(socket.fileno()) if lent else socket.fileno()
         self.waits = 0
         """How often a thread has waited to receive."""
         self.wanted = False
@@ -365,15 +523,22 @@ class ThreadTransport(SocketTransport):
         try:
             ready = self._poll_socket(timeout)
         finally:
-            self.runtime.hold()
-            readiness.receiver = None
-            self.unuse()
+            try:
+                self.runtime.hold_again()
+            finally:
+                readiness.receiver = None
+                self.unuse()
         if not ready:
             raise TimeoutError("nothing came in time")
 
     def _poll_socket(self, timeout: float | None) -> bool:
         if timeout is not None:
+            # Who waits for longer than that may as well look in between: there may be something.
+            if timeout > _LONGEST:
+                return self._poll_socket(_LONGEST) or True
             timeout = max(timeout, 0)
+        if _hub_to_wait_in() is not None:
+            return self._poll_in_hub(timeout)
         if _new_poll is None:
             return bool(_select([self.descriptor], [], [], timeout)[0])
         if self._poll is None:
@@ -381,6 +546,13 @@ class ThreadTransport(SocketTransport):
             self._poll.register(self.descriptor, select.POLLIN)
         # Rounded up, or the last fraction of a millisecond would be spent in a loop.
         return bool(self._poll.poll(None if timeout is None else int(timeout * 1000) + 1))
+
+    def _poll_in_hub(self, timeout: float | None) -> bool:
+        try:
+            wait_read(self.descriptor, timeout, TimeoutError("nothing came in time"))
+        except TimeoutError:
+            return False
+        return True
 
     def watch(self) -> None:
         if self._closed:
@@ -390,16 +562,16 @@ class ThreadTransport(SocketTransport):
         service.arrange(self)
         if self._readiness.readable:
             # The socket will not tell: what there is lies in TLS, or it is the end.
-            service.call(self, self._tell_ready)
+            service.call(self.runtime, self._tell_ready)
 
     def _tell_ready(self) -> None:
         if self.wanted and not self.receiving:
             self._on_readable()
 
     def _wake_receiver(self) -> None:
-        # He finds the end of the stream.
+        # He finds the end of the stream. (An SSLSocket's own method would go on in clear with what is still to be sent.)
         with suppress(OSError):
-            self._socket.shutdown(_socket.SHUT_RD)
+            _socket.socket.shutdown(self._socket, _socket.SHUT_RD)
 
     def _tell_no_more(self) -> None:
         self.wanted = False
@@ -468,6 +640,7 @@ class ThreadTransport(SocketTransport):
             return
         with suppress(OSError):
             self._socket.shutdown(_socket.SHUT_RDWR)
+        os.close(self.descriptor)
 
 
 _new_poll: Callable[[], Any] | None = get_original("select", "poll") if hasattr(select, "poll") else None

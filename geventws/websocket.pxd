@@ -37,7 +37,7 @@ cdef class WebSocketBase:
     cdef object _request
     cdef Runtime _runtime
     cdef object _touched
-    cdef Transport _transport
+    cdef readonly Transport _transport
     cdef bint _turn_due
     cdef Py_ssize_t _unsent_pongs
     cdef object _upgrade
@@ -106,5 +106,5 @@ cdef class _Lookout:
 @cython.locals(opcode=int)
 cdef tuple _encode(message, binary)
 
-@cython.locals(websocket=WebSocketBase, here="unsigned long", frames=dict, behind=list, elsewhere=dict)
-cpdef list _broadcast(tuple websockets, bytes payload, int opcode, Py_ssize_t max_backlog)
+@cython.locals(websocket=WebSocketBase, here="unsigned long", behind=list, elsewhere=dict)
+cpdef list _broadcast(tuple websockets, bytes payload, int opcode, Py_ssize_t max_backlog, dict frames)

@@ -277,7 +277,12 @@ class WebSocketBase:
     def _open(self) -> Connection:
         """The connection, accepted if it is not yet."""
         if self._connection is None:
-            self.accept()
+            try:
+                self.accept()
+            except InvalidState:
+                if self._connection is None:
+                    raise
+                # Another thread, which also was the first to use it, came first.
         assert self._connection is not None
         return self._connection
 
@@ -1040,14 +1045,13 @@ def broadcast(
     for websocket in several:
         if not isinstance(websocket, WebSocketBase):
             raise TypeError(f"what is broadcast goes to WebSockets; got {websocket!r}")
-    return _broadcast(several, payload, opcode, max_backlog)
+    return _broadcast(several, payload, opcode, max_backlog, {})
 
 
 def _broadcast(
-    websockets: tuple[WebSocketBase, ...], payload: bytes, opcode: int, max_backlog: int
+    websockets: tuple[WebSocketBase, ...], payload: bytes, opcode: int, max_backlog: int, frames: dict[object, bytes]
 ) -> list[WebSocketBase]:
     here = thread_ident()
-    frames: dict[object, bytes] = {}
     behind: list[WebSocketBase] = []
     elsewhere: dict[Runtime, list[WebSocketBase]] = {}
     for websocket in websockets:
@@ -1056,7 +1060,7 @@ def _broadcast(
         elif not websocket._send_shared(payload, opcode, frames, max_backlog):
             behind.append(websocket)
     for runtime, others in elsewhere.items():
-        behind += runtime.call(_broadcast, tuple(others), payload, opcode, max_backlog)
+        behind += runtime.call(_broadcast, tuple(others), payload, opcode, max_backlog, frames)
     return behind
 
 

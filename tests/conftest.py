@@ -23,6 +23,7 @@ import gevent
 import pytest
 from gevent.pywsgi import WSGIServer
 from rawclient import RawClient
+from worlds import BOTH, World, natively, serve_natively
 
 
 def outdated() -> list[Path]:
@@ -50,21 +51,50 @@ if outdated():
         "(with Cython, greenlet and setuptools), or: GEVENTWS_PURE_PYTHON=1"
     )
 
-from geventws import WebSocketHandler, compiled  # noqa: E402
+from geventws import WebSocket, WebSocketHandler, compiled  # noqa: E402
+from geventws.middleware import WebSocketMiddleware  # noqa: E402
 
 # What starts processes, and depends on other packages more than on the Python: one Python is enough.
 ON_ONE_PYTHON = tuple(Path(__file__).parent / name for name in ("examples", "frameworks", "servers", "test_compat.py"))
 
 
+def pytest_report_header() -> str:
+    return f"geventws: {'compiled' if compiled else 'plain Python'}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "world(name, reason): the test is about one world only (worlds.py)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "world" not in metafunc.fixturenames:
+        return
+    there = getattr(metafunc.module, "WORLDS", ["gevent"])
+    mark = metafunc.definition.get_closest_marker("world")
+    names = there if mark is None else [mark.args[0]]
+    if names != ["gevent"]:
+        metafunc.parametrize("world", names, indirect=True)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is of a world that is not there: in a patched process there are no native threads."""
+    items[:] = [item for item in items if _world_of(item) in ("none", *BOTH)]
     for item in items:
         if any(item.path.is_relative_to(path) for path in ON_ONE_PYTHON):
             item.add_marker(pytest.mark.endtoend)
 
 
-def pytest_report_header() -> str:
-    return f"geventws: {'compiled' if compiled else 'plain Python'}"
+def _world_of(item: pytest.Item) -> Any:
+    if getattr(getattr(item, "module", None), "WORLDS", None) == ["threads"]:
+        return "threads"
+    return item.callspec.params.get("world", "none") if hasattr(item, "callspec") else "none"
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest) -> World:
+    """Where the connections of the test live: `worlds`."""
+    return World(getattr(request, "param", "gevent"))
 
 
 class Served:
@@ -105,8 +135,10 @@ Serve = Callable[..., Served]
 
 
 @pytest.fixture
-def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
+def serve(caplog: pytest.LogCaptureFixture, world: World) -> Iterator[Serve]:
     """Start servers: `serve(app, max_message_size=100)` gives one with these options. They are stopped after the test.
+
+    In the world of threads it is a server of the standard library with the WebSocketMiddleware.
 
     Whatever the server reports as unexpected (a traceback in a greenlet or in the hub) fails the test.
     """
@@ -126,14 +158,25 @@ def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
             server_class: type[WSGIServer] = WSGIServer,
             listener: Any = ("127.0.0.1", 0),
             server_arguments: dict[str, Any] | None = None,
+            websocket_class: type[WebSocket] | None = None,
             **options: Any,
         ) -> Served:
             log = io.StringIO()
+            if world.threads:
+                assert (handler_class, server_class) == (WebSocketHandler, WSGIServer)
+                middleware = WebSocketMiddleware(app, websocket_class=websocket_class, **options)
+                server = serve_natively(stack, middleware, log, errors, **(server_arguments or {}))
+                served = Served(server, log)
+                served.errors = errors  # type: ignore[attr-defined]
+                return served
+            configured = handler_class.configured(**options)
+            if websocket_class is not None:
+                configured.websocket_class = websocket_class
             server = server_class(
                 listener,
                 app,
                 log=log,
-                handler_class=handler_class.configured(**options),
+                handler_class=configured,
                 **(server_arguments or {}),
             )
             server.start()
@@ -149,4 +192,4 @@ def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
 @pytest.fixture
 def in_thread() -> Callable[..., Any]:
     """Run a blocking function, such as a client nobody here wrote, in a native thread while the hub serves it."""
-    return gevent.get_hub().threadpool.apply
+    return lambda function, args=(): natively(function, *args)

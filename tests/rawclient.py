@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from typing import NamedTuple
 
 import gevent.socket
@@ -101,6 +102,13 @@ class RawClient:
         data, self.buffer = self.buffer[:size], self.buffer[size:]
         return data
 
+    def read_to_end(self) -> bytes:
+        with suppress(EOFError):
+            while True:
+                self._fill()
+        data, self.buffer = self.buffer, b""
+        return data
+
     def read_response(self) -> Response:
         while b"\r\n\r\n" not in self.buffer:
             self._fill()
@@ -110,7 +118,10 @@ class RawClient:
         headers = {name.lower(): value for name, value in pairs}
         cookies = [value for name, value in pairs if name.lower() == "set-cookie"]
         _, status, reason = status_line.split(" ", 2)
-        body = self.read(int(headers.get("content-length", 0)))
+        if status_line.startswith("HTTP/1.0 ") and "content-length" not in headers:
+            body = self.read_to_end()
+        else:
+            body = self.read(int(headers.get("content-length", 0)))
         return Response(int(status), reason, headers, body, cookies)
 
     def open(self, path: str = "/", **fields: str) -> Response:

@@ -7,22 +7,24 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
-import gevent.event
 import pytest
 from gevent.pywsgi import WSGIServer
 from rawclient import BINARY, PING, TEXT, RawClient, close_frame, frame, request
-from waiting import wait_until
+from waiting import Event, wait_until
+from worlds import BOTH
 
 import geventws
 from geventws import DeflateOptions, WebSocket, WebSocketHandler, broadcast
 from geventws.protocol.deflate import Deflate
+
+WORLDS = BOTH
 
 
 class Room:
     """A server whose handlers wait until the test is over, and the WebSockets that are open on it."""
 
     def __init__(self, serve: Any, **options: Any) -> None:
-        self.over = gevent.event.Event()
+        self.over = Event()
         self.websockets: list[WebSocket] = []
         self.clients: list[RawClient] = []
         self.served = serve(self._app, **options)
@@ -94,7 +96,7 @@ def test_those_that_have_closed_are_passed_over(room: Any) -> None:
 
 def test_those_that_are_not_accepted_yet_are_passed_over(serve: Any) -> None:
     held: list[WebSocket] = []
-    go = gevent.event.Event()
+    go = Event()
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         held.append(environ["wsgi.websocket"])

@@ -1,4 +1,4 @@
-"""`Keepalive`: one greenlet per hub, calls at their time, forgets what nobody else keeps."""
+"""`Keepalive`, one greenlet per hub, and `Service`, one thread per process: call at its time, forget what nobody else keeps."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from typing import Any
 import gevent
 import pytest
 from waiting import wait_until
+from worlds import BOTH, World
 
-from geventws.keepalive import Keepalive
+from geventws.keepalive import Keepalive, Schedule, Ticking
+from geventws.threads import Service, ThreadRuntime
+
+WORLDS = BOTH
 
 
 class Target:
@@ -25,11 +29,28 @@ class Target:
         return now + self.delays.pop(0) if self.delays else None
 
 
+class Threads:
+    """What is a hub's Keepalive in the world of threads."""
+
+    def __init__(self) -> None:
+        self._runtime = ThreadRuntime()
+
+    @property
+    def _schedule(self) -> Schedule:
+        service = Service.current()
+        wait_until(lambda: not service._commands)
+        return service._timetable
+
+    def at(self, due: float, target: Ticking) -> None:
+        self._runtime.at(due, target)
+
+
 @pytest.fixture
-def keepalive() -> Keepalive:
-    return Keepalive(gevent.get_hub())
+def keepalive(world: World) -> Any:
+    return Threads() if world.threads else Keepalive(gevent.get_hub())
 
 
+@pytest.mark.world("gevent", "it is about hubs")
 def test_a_hub_has_one(keepalive: Keepalive) -> None:
     hub = gevent.get_hub()
     assert Keepalive.of(hub) is Keepalive.of(hub)
@@ -60,6 +81,7 @@ def test_what_is_due_earlier_is_called_earlier_whatever_the_order_of_asking(keep
     assert not late.calls
 
 
+@pytest.mark.world("gevent", "it is about greenlets")
 def test_many_targets_have_one_greenlet(keepalive: Keepalive) -> None:
     def greenlets() -> list[gevent.Greenlet]:
         return [thing for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead]
@@ -119,6 +141,7 @@ def test_what_is_forgotten_does_not_pile_up(keepalive: Keepalive) -> None:
     assert len(keepalive._schedule._heap) < 2100
 
 
+@pytest.mark.world("gevent", "it is about the hub's loop")
 def test_it_does_not_keep_a_program_from_ending(keepalive: Keepalive) -> None:
     target = Target()
     keepalive.at(monotonic() + 3600, target)

@@ -1,10 +1,12 @@
-"""`GeventTransport`: the seam to the socket, over real socket pairs."""
+"""`GeventTransport` and `ThreadTransport`: the seam to the socket, over real socket pairs."""
 
 from __future__ import annotations
 
 import itertools
+import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gevent
@@ -12,11 +14,15 @@ import gevent.socket
 import pytest
 from gevent.monkey import get_original
 from waiting import wait_until
+from worlds import BOTH, Elsewhere, World, natively
 
 from geventws import InvalidState
 from geventws.native import USUAL_READ
 from geventws.runtime import call_in_hub
-from geventws.transport import GeventTransport
+from geventws.threads import ThreadRuntime, ThreadTransport
+from geventws.transport import GeventTransport, SocketTransport
+
+WORLDS = BOTH
 
 
 class Ear:
@@ -39,19 +45,30 @@ def ear() -> Ear:
 
 
 @pytest.fixture
-def pair(ear: Ear) -> Iterator[tuple[GeventTransport, gevent.socket.socket]]:
+def pair(ear: Ear, world: World) -> Iterator[tuple[Any, gevent.socket.socket]]:
     ours, theirs = gevent.socket.socketpair()
-    transport = GeventTransport(ours, ear)
+    transport = threaded(ours, ear) if world.threads else GeventTransport(ours, ear)
     theirs.settimeout(5)
     yield transport, theirs
     transport.close()
     theirs.close()
 
 
-Pair = tuple[GeventTransport, Any]
+def threaded(ours: gevent.socket.socket, ear: Ear) -> Any:
+    """A ThreadTransport whose methods are called in native threads, by who holds the connection."""
+    runtime = ThreadRuntime()
+    plain = socket.socket(fileno=ours.detach())
+
+    def call(method: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        return natively(runtime.call, partial(method, *args, **named))
+
+    return Elsewhere(ThreadTransport(plain, ear, runtime), call)
 
 
-def recv(transport: GeventTransport, timeout: float | None, expected: int = 0) -> bytes:
+Pair = tuple[SocketTransport, Any]
+
+
+def recv(transport: SocketTransport, timeout: float | None, expected: int = 0) -> bytes:
     """Wait for bytes; b"" at the end of the stream."""
     while True:
         transport.wait(timeout)
@@ -60,11 +77,23 @@ def recv(transport: GeventTransport, timeout: float | None, expected: int = 0) -
             return data
 
 
+def receiving(transport: SocketTransport) -> gevent.Greenlet[..., bytes]:
+    """Somebody who waits in `recv`."""
+    receiver = gevent.spawn(recv, transport, None)
+    wait_until(lambda: transport.receiving)
+    return receiver
+
+
+def draining(transport: SocketTransport) -> gevent.Greenlet[..., None]:
+    """Somebody who waits in `drain`."""
+    drainer = gevent.spawn(transport.drain, None)
+    wait_until(lambda: transport._drainers)
+    return drainer
+
+
 def test_recv_waits_for_bytes(pair: Pair) -> None:
     transport, theirs = pair
-    receiver = gevent.spawn(recv, transport, None)
-    gevent.sleep(0)
-    assert transport.receiving
+    receiver = receiving(transport)
     theirs.sendall(b"hello")
     assert receiver.get(timeout=5) == b"hello"
     assert not transport.receiving
@@ -85,11 +114,11 @@ def test_recv_gives_an_empty_string_at_the_end_again_and_again(pair: Pair) -> No
 
 def test_a_second_receiver_is_refused(pair: Pair) -> None:
     transport, _ = pair
-    first = gevent.spawn(recv, transport, None)
-    gevent.sleep(0)
+    first = receiving(transport)
     with pytest.raises(InvalidState):
         recv(transport, None)
-    first.kill()
+    transport.close()
+    assert first.get(timeout=5) == b""
 
 
 def test_recv_ready_does_not_wait(pair: Pair) -> None:
@@ -110,6 +139,7 @@ def test_large_input_comes_in_larger_pieces(pair: Pair) -> None:
     assert max(sizes) > 16 * 1024
 
 
+@pytest.mark.world("gevent", "native threads need not be let run")
 def test_others_run_between_two_reads_of_a_peer_that_sends_without_end(pair: Pair) -> None:
     transport, theirs = pair
     sender = gevent.spawn(theirs.sendall, bytes(2_000_000))
@@ -139,10 +169,20 @@ def test_the_listener_is_told_once_that_there_is_something_to_read(pair: Pair, e
     wait_until(lambda: ear.readable == 2)
 
 
+@pytest.mark.world("threads", "of greenlets the hub knows when they leave")
+def test_the_listener_is_told_when_a_receiver_stays_away(pair: Pair, ear: Ear) -> None:
+    transport, theirs = pair
+    theirs.sendall(b"x")
+    assert recv(transport, None) == b"x"
+    theirs.sendall(b"y")
+    wait_until(lambda: ear.readable, seconds=1)
+    assert recv(transport, None) == b"y"
+
+
+@pytest.mark.world("gevent", "a native thread cannot be killed")
 def test_the_listener_is_told_when_a_receiver_has_left(pair: Pair, ear: Ear) -> None:
     transport, theirs = pair
-    receiver = gevent.spawn(recv, transport, None)
-    gevent.sleep(0)
+    receiver = receiving(transport)
     receiver.kill()
     theirs.sendall(b"x")
     wait_until(lambda: ear.readable)
@@ -204,8 +244,7 @@ def test_drain_is_patient_with_a_peer_that_reads_slowly(pair: Pair) -> None:
 def test_drain_waits_only_for_what_was_written_before(pair: Pair) -> None:
     transport, theirs = pair
     transport.write(bytes(1_000_000))
-    drainer = gevent.spawn(transport.drain, None)
-    gevent.sleep(0)
+    drainer = draining(transport)
     transport.write(bytes(5_000_000))
     received = 0
     while received < 2_000_000:
@@ -218,8 +257,7 @@ def test_drain_waits_only_for_what_was_written_before(pair: Pair) -> None:
 def test_drain_fails_when_the_peer_goes(pair: Pair) -> None:
     transport, theirs = pair
     transport.write(bytes(2_000_000))
-    drainer = gevent.spawn(transport.drain, None)
-    gevent.sleep(0)
+    drainer = draining(transport)
     theirs.close()
     with pytest.raises(OSError, match="closed"):
         drainer.get(timeout=5)
@@ -249,8 +287,7 @@ def test_finish_lets_what_was_written_leave_and_then_ends_the_stream(pair: Pair,
 
 def test_finish_wakes_a_receiver(pair: Pair) -> None:
     transport, _ = pair
-    receiver = gevent.spawn(recv, transport, None)
-    gevent.sleep(0)
+    receiver = receiving(transport)
     transport.finish()
     assert receiver.get(timeout=5) == b""
 
@@ -259,8 +296,7 @@ def test_finish_wakes_a_receiver(pair: Pair) -> None:
 def test_close_wakes_whoever_waits_and_tells_the_listener_once(pair: Pair, ear: Ear, abort: bool) -> None:
     transport, _ = pair
     transport.write(bytes(2_000_000))
-    receiver, drainer = gevent.spawn(recv, transport, None), gevent.spawn(transport.drain, None)
-    gevent.sleep(0)
+    receiver, drainer = receiving(transport), draining(transport)
     transport.close(abort=abort)
     transport.close()
     assert receiver.get(timeout=5) == b""

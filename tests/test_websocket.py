@@ -1,4 +1,4 @@
-"""`WebSocket`: what user code holds. Receiving, sending, closing, time, and peers that do not behave."""
+"""`WebSocket`: what user code holds, in both worlds. Receiving, sending, closing, time, and peers that do not behave."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
-import gevent.event
-import gevent.socket
 import pytest
 from rawclient import BINARY, CLOSE, PING, PONG, TEXT, RawClient, close_frame, frame, request
-from waiting import wait_until
+from waiting import Event, Result, pause, together, wait_until
+from worlds import BOTH, World, natively
 
 from geventws import ConnectionClosed, DeflateOptions, InvalidState, State, WebSocket, WebSocketError
 from geventws.keepalive import Keepalive
+
+WORLDS = BOTH
 
 Handler = Callable[[WebSocket], Any]
 
@@ -38,26 +40,32 @@ def app_of(handler: Handler) -> Callable[..., Any]:
 class Held:
     """Serves one connection whose handler gives the WebSocket to the test and waits until the test has done with it."""
 
-    def __init__(self, serve: Any, **options: Any) -> None:
-        self._here = gevent.event.AsyncResult()
-        self.done = gevent.event.Event()
+    def __init__(self, serve: Any, world: World, **options: Any) -> None:
+        self._here = Result()
+        self.done = Event()
         self.served = serve(app_of(self._handle), **options)
         self.client: RawClient = self.served.client("/")
-        self.ws: WebSocket = self._here.get(timeout=5)
+        self.ws: WebSocket = world.reach(self._here.get(timeout=5))
 
     def _handle(self, ws: WebSocket) -> None:
         ws.accept()
         self._here.set(ws)
         self.done.wait()
 
+    def receiving(self) -> gevent.Greenlet[..., Any]:
+        """Somebody who is in `receive`."""
+        receiver = gevent.spawn(self.ws.receive)
+        wait_until(lambda: self.ws._transport.receiving)  # type: ignore[union-attr]
+        return receiver
+
 
 @pytest.fixture
-def hold(serve: Any) -> Any:
+def hold(serve: Any, world: World) -> Any:
     """`hold(**options)`: an open connection, held by the test from both ends."""
     held: list[Held] = []
 
     def start(**options: Any) -> Held:
-        held.append(Held(serve, **options))
+        held.append(Held(serve, world, **options))
         return held[-1]
 
     yield start
@@ -130,14 +138,14 @@ def test_a_peer_that_floods_does_not_keep_others_from_being_served(serve: Any, w
                 if reading:
                     ws.receive()
                 else:
-                    gevent.sleep(0.01)
+                    pause(0.01)
         else:
             for message in ws:
                 ws.send(message)
 
     served = serve(app_of(handler))
     with served.client("/flood") as flooding, served.client("/") as other:
-        flooder = gevent.get_hub().threadpool.spawn(flood_natively, served.address, what * 5000)
+        flooder = gevent.spawn(natively, flood_natively, served.address, what * 5000)
         slowest = 0.0
         for _ in range(20):
             started = time.monotonic()
@@ -194,14 +202,14 @@ def test_a_message_that_trickles_in_octet_by_octet_is_received(hold: Any) -> Non
 
 def test_a_second_receiver_is_told_so_and_the_first_goes_on(hold: Any) -> None:
     held = hold()
-    first = gevent.spawn(held.ws.receive)
-    gevent.sleep(0)
+    first = held.receiving()
     with pytest.raises(InvalidState, match="already waiting"):
         held.ws.receive()
     held.client.send(frame(TEXT, "for the first"))
     assert first.get(timeout=5) == "for the first"
 
 
+@pytest.mark.world("gevent", "a native thread cannot be killed")
 def test_no_message_is_lost_when_receivers_are_killed(hold: Any) -> None:
     held = hold()
     received: list[Any] = []
@@ -220,6 +228,7 @@ def test_no_message_is_lost_when_receivers_are_killed(hold: Any) -> None:
     assert received == [str(number) for number in range(50)]
 
 
+@pytest.mark.world("gevent", "its timer ends greenlets")
 def test_a_gevent_timeout_around_receive_is_the_caller_s_own(hold: Any) -> None:
     held = hold()
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.01):
@@ -228,10 +237,10 @@ def test_a_gevent_timeout_around_receive_is_the_caller_s_own(hold: Any) -> None:
     assert held.ws.receive(timeout=5) == "alive"
 
 
+@pytest.mark.world("gevent", "native threads are not switched to")
 def test_a_switch_that_nobody_asked_for_does_not_end_receive(hold: Any) -> None:
     held = hold()
-    receiver = gevent.spawn(held.ws.receive)
-    gevent.sleep(0)
+    receiver = held.receiving()
     gevent.get_hub().loop.run_callback(receiver.switch, "spurious")
     gevent.sleep(0.01)
     assert not receiver.dead
@@ -252,7 +261,7 @@ def test_a_native_thread_may_receive_send_and_close(hold: Any, in_thread: Any) -
     assert in_thread(held.ws.receive) == "for a thread"
     in_thread(held.ws.send, ("from a thread",))
     assert held.client.read_text() == "from a thread"
-    closing = gevent.get_hub().threadpool.spawn(held.ws.close, 4000)
+    closing = gevent.spawn(natively, held.ws.close, 4000)
     assert held.client.close_handshake(4000) == 4000
     held.client.socket.close()
     closing.get()
@@ -281,7 +290,7 @@ def test_a_close_is_answered_and_seen_while_the_handler_only_waits(serve: Any) -
 
     def handler(ws: WebSocket) -> None:
         while not ws.closed:
-            gevent.sleep(0.01)
+            pause(0.01)
         saw.append(time.monotonic())
 
     with serve(app_of(handler)).client("/") as client:
@@ -298,7 +307,7 @@ def test_a_handler_that_only_sleeps_sees_the_peer_go(serve: Any, leave: Callable
 
     def handler(ws: WebSocket) -> None:
         while not ws.closed:
-            gevent.sleep(0.01)
+            pause(0.01)
         codes.append(ws.close_code)
 
     client = serve(app_of(handler)).client("/")
@@ -308,13 +317,13 @@ def test_a_handler_that_only_sleeps_sees_the_peer_go(serve: Any, leave: Callable
 
 
 def test_a_handler_that_only_sends_sees_the_peer_go(serve: Any) -> None:
-    ended = gevent.event.AsyncResult()
+    ended = Result()
 
     def handler(ws: WebSocket) -> None:
         try:
             while True:
                 ws.send("tick")
-                gevent.sleep(0.005)
+                pause(0.005)
         except ConnectionClosed as error:
             ended.set(error)
 
@@ -328,7 +337,7 @@ def test_a_handler_that_only_sends_sees_the_peer_go(serve: Any) -> None:
 def test_a_close_code_is_not_lost_to_a_peer_that_closes_and_goes(serve: Any) -> None:
     """Its Close frame lies unread when the next send fails with a reset."""
     told: list[Any] = []
-    go = gevent.event.Event()
+    go = Event()
 
     def handler(ws: WebSocket) -> None:
         ws.accept()
@@ -355,7 +364,7 @@ def test_a_close_code_is_not_lost_to_a_peer_that_closes_and_goes(serve: Any) -> 
 def test_no_message_is_lost_to_a_send_that_finds_the_peer_gone(serve: Any) -> None:
     """Nor the close code behind them, though they are more than are read ahead otherwise."""
     told: list[Any] = []
-    go = gevent.event.Event()
+    go = Event()
 
     def handler(ws: WebSocket) -> None:
         ws.accept()
@@ -377,12 +386,12 @@ def test_no_message_is_lost_to_a_send_that_finds_the_peer_gone(serve: Any) -> No
 
 def test_messages_that_came_before_the_close_are_received_after_it(serve: Any) -> None:
     received: list[Any] = []
-    ended = gevent.event.Event()
+    ended = Event()
 
     def handler(ws: WebSocket) -> None:
         while not ws.closed:
             message = ws.receive()
-            gevent.sleep(0.02)  # Work, during which the rest comes in and the close is answered.
+            pause(0.02)  # Work, during which the rest comes in and the close is answered.
             if message is not None:
                 received.append(message)
         ended.set()
@@ -396,11 +405,11 @@ def test_messages_that_came_before_the_close_are_received_after_it(serve: Any) -
 
 
 def test_unread_messages_do_not_keep_a_handler_that_never_reads_from_seeing_the_close(serve: Any) -> None:
-    seen = gevent.event.Event()
+    seen = Event()
 
     def handler(ws: WebSocket) -> None:
         while not ws.closed:
-            gevent.sleep(0.005)
+            pause(0.005)
         seen.set()
 
     with serve(app_of(handler)).client("/") as client:
@@ -451,6 +460,7 @@ def test_a_peer_that_leaves_more_behind_than_can_be_kept_costs_no_more_than_that
     assert len(list(held.ws)) <= 1024
 
 
+@pytest.mark.world("gevent", "it looks into the hub's timetable")
 def test_a_connection_that_rests_is_looked_after_once(hold: Any) -> None:
     held = hold(max_queue=1)
     for _ in range(5):
@@ -472,12 +482,12 @@ def test_a_ping_behind_a_full_queue_is_answered_once_there_is_room(hold: Any) ->
 
 def test_what_lies_behind_a_message_is_looked_at_while_the_handler_works_on_it(serve: Any) -> None:
     """The close came in with the same packet: nothing more will wake the connection up."""
-    seen = gevent.event.Event()
+    seen = Event()
 
     def handler(ws: WebSocket) -> None:
         assert ws.receive() == "work"
         while not ws.closed:
-            gevent.sleep(0.005)
+            pause(0.005)
         seen.set()
 
     with serve(app_of(handler)).client("/") as client:
@@ -557,11 +567,11 @@ def test_frames_of_many_senders_never_interleave(hold: Any) -> None:
 
 
 def test_compressed_messages_of_many_senders_are_sent_in_the_order_they_were_compressed(hold: Any, serve: Any) -> None:
-    done = gevent.event.Event()
+    done = Event()
 
     def handler(ws: WebSocket) -> None:
         texts = [f"{sender} " * 40_000 for sender in range(6)]
-        gevent.joinall([gevent.spawn(ws.send, text) for text in texts], raise_error=True)
+        together(*(partial(ws.send, text) for text in texts))
         done.set()
 
     options = {"compression": DeflateOptions(level=0)}  # Level 0: large enough to make the senders wait.
@@ -574,6 +584,7 @@ def test_compressed_messages_of_many_senders_are_sent_in_the_order_they_were_com
         assert done.wait(5)
 
 
+@pytest.mark.world("gevent", "a native thread cannot be killed")
 def test_a_killed_sender_leaves_no_torn_frame(hold: Any) -> None:
     held = hold()
     big = b"x" * 8_000_000
@@ -589,6 +600,7 @@ def test_a_killed_sender_leaves_no_torn_frame(hold: Any) -> None:
     assert held.ws.buffered_amount == 0
 
 
+@pytest.mark.world("gevent", "a native thread cannot be made to give up")
 def test_senders_that_give_up_early_do_not_pile_up_what_the_peer_does_not_read(hold: Any) -> None:
     held = hold(send_timeout=5)
     for _ in range(20):
@@ -686,7 +698,7 @@ def test_send_frame_sends_by_opcode(hold: Any) -> None:
 def test_a_send_that_finds_the_peer_gone_says_so_at_once(serve: Any) -> None:
     """Not only the one after it: the message of this one is lost."""
     outcomes: list[Any] = []
-    go = gevent.event.Event()
+    go = Event()
 
     def handler(ws: WebSocket) -> None:
         ws.accept()
@@ -701,8 +713,8 @@ def test_a_send_that_finds_the_peer_gone_says_so_at_once(serve: Any) -> None:
 
     client = serve(app_of(handler)).client("/")
     gevent.sleep(0.01)
-    go.set()
     client.reset()
+    go.set()
     wait_until(lambda: len(outcomes) == 2)
     assert outcomes == [1006, 1006]
 
@@ -776,8 +788,7 @@ def test_close_reads_the_answer_behind_messages_that_nobody_took(hold: Any) -> N
 
 def test_close_ends_a_receive_in_another_greenlet(hold: Any) -> None:
     held = hold()
-    receiver = gevent.spawn(held.ws.receive)
-    gevent.sleep(0)
+    receiver = held.receiving()
     closing = gevent.spawn(held.ws.close)
     held.client.read_close()
     held.client.send(close_frame(1000))
@@ -788,8 +799,7 @@ def test_close_ends_a_receive_in_another_greenlet(hold: Any) -> None:
 
 def test_close_ends_a_receive_even_if_the_peer_never_answers(hold: Any) -> None:
     held = hold(close_timeout=0.05)
-    receiver = gevent.spawn(held.ws.receive)
-    gevent.sleep(0)
+    receiver = held.receiving()
     held.ws.close()
     assert receiver.get(timeout=1) is None
 
@@ -1070,8 +1080,8 @@ def test_counts_count_messages_and_bytes_both_ways(hold: Any) -> None:
 def test_a_log_handler_that_waits_or_raises_does_not_hold_up_the_end_of_a_connection(hold: Any, fails: bool) -> None:
     class Awkward(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            gevent.sleep(0.01)
-            if fails and mine and "is closed" in record.msg and record.args[0] is mine[0]:  # type: ignore[index]
+            pause(0.01)
+            if fails and mine and "is closed" in record.msg and record.args[0] == mine[0]:  # type: ignore[index]
                 raise LookupError("from the log handler")
 
     mine: list[WebSocket] = []
@@ -1082,8 +1092,7 @@ def test_a_log_handler_that_waits_or_raises_does_not_hold_up_the_end_of_a_connec
     try:
         held = hold(close_timeout=0.05)
         mine.append(held.ws)
-        receiver = gevent.spawn(held.ws.receive)
-        gevent.sleep(0)
+        receiver = held.receiving()
         held.ws.close()
         assert receiver.get(timeout=2) is None
         wait_until(lambda: not held.served.server.websockets)
@@ -1107,6 +1116,7 @@ def test_the_life_of_a_connection_is_logged_in_two_lines_and_its_messages_for_de
         client.read_text()
         client.close_handshake()
     served.access_log()
+    wait_until(lambda: "is closed: 1000" in caplog.text)
     messages = [(record.levelno, record.getMessage()) for record in caplog.records]
     infos = [message for level, message in messages if level == logging.INFO and "/life" in message]
     assert len(infos) == 2

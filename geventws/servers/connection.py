@@ -61,21 +61,27 @@ class ServerConnection:
         """What the server has read behind the request. For subclasses; called when the socket does not block."""
         return b""
 
+    def end(self) -> None:
+        """The WebSocket's TCP is closed. The server's own socket would keep it open until the application returns, and
+        whatever the server still writes shall find nobody."""
+        with suppress(OSError):
+            self.socket.shutdown(_socket.SHUT_RDWR)
+
     def leave(self, start_response: StartResponse, sent: int) -> list[bytes]:
-        """The WebSocket is over: what the server is given for an answer, so that it sends nothing and logs a 101.
+        """The WebSocket is over: what the server is given for an answer, so that it sends nothing and logs a 101."""
+        self.end()
+        # Before, so that nothing is sent; and after, where that has undone it.
+        self.hush(start_response, sent)
+        start_response("101 Switching Protocols", [])
+        self.hush(start_response, sent)
+        return []
+
+    def hush(self, start_response: StartResponse, sent: int) -> None:
+        """For subclasses that can tell their server that the answer has been sent. May be called again.
 
         Args:
             sent: how many bytes went to the peer, for the server's log.
         """
-        # Whatever the server still writes finds nobody.
-        with suppress(OSError):
-            self.socket.shutdown(_socket.SHUT_RDWR)
-        self.answered(start_response, sent)
-        return []
-
-    def answered(self, start_response: StartResponse, sent: int) -> None:
-        """Tell the server of the 101. For subclasses that can also tell it that it has been sent already."""
-        start_response("101 Switching Protocols", [])
 
     def let_go(self) -> None:
         """For subclasses that have something of their own to give back, whatever has become of the request."""

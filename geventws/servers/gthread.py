@@ -40,8 +40,7 @@ class _Connection(ServerConnection):
         buffer = getattr(unreader, "buf", None)
         return b"" if buffer is None else bytes(buffer.getvalue())
 
-    def answered(self, start_response: StartResponse, sent: int) -> None:
-        super().answered(start_response, sent)
+    def hush(self, start_response: StartResponse, sent: int) -> None:
         response: Any = getattr(start_response, "__self__", None)
         if hasattr(response, "force_close"):
             response.headers_sent = True

@@ -14,7 +14,6 @@ from contextlib import suppress
 from datetime import timedelta
 from http.client import HTTPException
 from ipaddress import ip_address
-from threading import Thread
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -312,10 +311,7 @@ class ThreadWebSocketWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has
     def _close_websockets(self) -> None:
         if not self._told:
             self._told = True
-            # Beside this one, which may have been interrupted by a signal in the middle of anything.
-            Thread(
-                target=close_all_in_threads, args=(CloseCode.SERVICE_RESTART, "service restarts"), daemon=True
-            ).start()
+            close_all_in_threads(CloseCode.SERVICE_RESTART, "service restarts")
 
 
 class Request:

@@ -45,14 +45,13 @@ class _Connection(ServerConnection):
         kind: Any = GeventSocket if on_gevent else _socket.socket
         super().__init__("uWSGI", kind(fileno=os.dup(descriptor)), blocked)
 
-    def answered(self, start_response: StartResponse, sent: int) -> None:
+    def hush(self, start_response: StartResponse, sent: int) -> None:
         # The server sends its answer all the same, and complains if nobody takes it.
         nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             os.dup2(nowhere, self._descriptor, inheritable=False)
         finally:
             os.close(nowhere)
-        super().answered(start_response, sent)
 
     def let_go(self) -> None:
         self.socket.close()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import socketserver
-from io import BufferedReader
-from socket import SocketIO
+import sys
 from typing import Any
 from wsgiref.handlers import SimpleHandler
 
@@ -24,29 +23,41 @@ _CONCURRENT = tuple(
 
 def find(environ: dict[str, Any], start_response: StartResponse) -> ServerConnection | None:
     """The connection, if it is this server that calls. It keeps it from applications: its insides have to be looked at."""
-    handler = getattr(start_response, "__self__", None)
+    handler: Any = getattr(start_response, "__self__", None)
+    if not _serves(handler):
+        handler = _caller()
+    if handler is None:
+        return None
+    request = handler.request_handler
+    if isinstance(request.client_address, tuple):
+        environ.setdefault("REMOTE_PORT", str(request.client_address[1]))  # As other servers have it.
+    return _Connection(handler, None if isinstance(request.server, _CONCURRENT) else _BLOCKED)
+
+
+def _serves(handler: Any) -> bool:
+    """Whether this is one of those that serve a connection. Others of the same class do CGI."""
     request = getattr(handler, "request_handler", None)
-    if isinstance(handler, SimpleHandler) and isinstance(request, socketserver.StreamRequestHandler):
-        blocked = None if isinstance(request.server, _CONCURRENT) else _BLOCKED
-        return _Connection(request.connection, request.rfile, blocked)
-    # A middleware has put a function of its own in between. What is read from is the server's all the same.
-    reader = environ.get("wsgi.input")
-    if isinstance(reader, BufferedReader) and isinstance(reader.raw, SocketIO):
-        return _Connection(getattr(reader.raw, "_sock", None), reader, None)
+    return isinstance(handler, SimpleHandler) and isinstance(request, socketserver.StreamRequestHandler)
+
+
+def _caller() -> Any:
+    """The handler that has called the application, where a middleware has a `start_response` of its own in between."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is SimpleHandler.run.__code__ and _serves(frame.f_locals.get("self")):
+            return frame.f_locals["self"]
     return None
 
 
 class _Connection(ServerConnection):
-    def __init__(self, socket: Any, reader: Any, blocked: str | None) -> None:
-        super().__init__("wsgiref", socket, blocked)
-        self._reader = reader
+    def __init__(self, handler: Any, blocked: str | None) -> None:
+        super().__init__("wsgiref", handler.request_handler.connection, blocked)
+        self._handler = handler
 
     def read_ahead(self) -> bytes:
-        return buffered(self._reader)
+        return buffered(self._handler.request_handler.rfile)
 
-    def answered(self, start_response: StartResponse, sent: int) -> None:
-        super().answered(start_response, sent)
-        handler: Any = getattr(start_response, "__self__", None)
-        if hasattr(handler, "headers_sent"):
-            handler.headers_sent = True
-            handler.bytes_sent = sent
+    def hush(self, start_response: StartResponse, sent: int) -> None:
+        self._handler.headers_sent = True
+        self._handler.bytes_sent = sent
