@@ -279,7 +279,8 @@ class _Exchange:
 
     def _refuse(self, error: HandshakeError) -> None:
         """Answer with the HTTP response that `error` stands for."""
-        logger.info("Refused a WebSocket on %s: %s", self._environ.get("PATH_INFO"), error)
+        client, path = self._environ.get("REMOTE_ADDR"), self._environ.get("PATH_INFO")
+        logger.info("Refused a WebSocket for %s on %s: %s", client, path, error)
         body = f"{error}\n".encode()
         # WSGI keeps the fields that concern the connection for the server.
         fields = [field for field in error.headers if not is_hop_by_hop(field[0])]

@@ -29,8 +29,9 @@ def find(environ: dict[str, Any], start_response: StartResponse) -> ServerConnec
     if handler is None:
         return None
     request = handler.request_handler
-    if isinstance(request.client_address, tuple):
-        environ.setdefault("REMOTE_PORT", str(request.client_address[1]))  # As other servers have it.
+    peer = request.client_address
+    if isinstance(peer, tuple) and environ.get("REMOTE_ADDR") == peer[0]:
+        environ.setdefault("REMOTE_PORT", str(peer[1]))  # As other servers have it.
     return _Connection(handler, None if isinstance(request.server, _CONCURRENT) else _BLOCKED)
 
 
