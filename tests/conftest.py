@@ -192,4 +192,4 @@ def serve(caplog: pytest.LogCaptureFixture, world: World) -> Iterator[Serve]:
 @pytest.fixture
 def in_thread() -> Callable[..., Any]:
     """Run a blocking function, such as a client nobody here wrote, in a native thread while the hub serves it."""
-    return lambda function, args=(): natively(function, *args)
+    return lambda function, args=(), named=None: natively(function, *args, **(named or {}))

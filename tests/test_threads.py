@@ -683,6 +683,8 @@ def handler(ws):
     ws.accept()
     child = os.fork()
     if not child:
+        if len(server.get_app().websockets):
+            os._exit(1)  # They count for the parent's limits.
         threading._shutdown()
         atexit._run_exitfuncs()
         os._exit(0)
