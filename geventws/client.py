@@ -481,7 +481,7 @@ class _Opening:
         return environ
 
 
-def _answered_already(response: bytes, listener: Listener) -> tuple[Transport, bytes]:
+def _answered_already(listener: Listener) -> tuple[Transport, bytes]:
     raise AssertionError("a client accepts nothing")
 
 

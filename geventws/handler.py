@@ -19,7 +19,7 @@ from . import forwarded
 from .application import call_application, options_for, surroundings
 from .codes import CloseCode
 from .connections import OpenConnections
-from .exceptions import ConnectionClosed, HandshakeError, InvalidState
+from .exceptions import HandshakeError, InvalidState
 from .head import Fields, Incoming, environ_key, read_fields
 from .options import WebSocketOptions
 from .protocol import State
@@ -310,8 +310,8 @@ class WebSocketHandler(WSGIHandler):
             self.websocket.refused(str(self._orig_status))
         super().write(data)
 
-    def _switch_protocols(self, response: bytes, listener: Listener) -> tuple[GeventTransport, bytes]:
-        """The application takes the connection: send the 101 and hand over the socket."""
+    def _switch_protocols(self, listener: Listener) -> tuple[GeventTransport, bytes]:
+        """The application takes the connection: hand over the socket."""
         if self.status is not None and not str(self._orig_status).startswith("2"):
             raise InvalidState(f"start_response has refused the opening handshake already, with {self._orig_status}")
         OpenConnections.of(self.server).check_draining()
@@ -324,11 +324,6 @@ class WebSocketHandler(WSGIHandler):
         self.status = b"101 Switching Protocols"
         self._orig_status = "101 Switching Protocols"
         self.code = 101
-        try:
-            transport.write(response)
-        except OSError as error:
-            transport.close()
-            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, "the client is gone") from error
         return transport, read_ahead
 
     def _take_read_ahead(self) -> bytes:

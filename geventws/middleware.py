@@ -25,7 +25,7 @@ from . import forwarded
 from .application import call_application, options_for, surroundings
 from .codes import CloseCode
 from .connections import OpenConnections
-from .exceptions import ConnectionClosed, HandshakeError, InvalidState
+from .exceptions import HandshakeError, InvalidState
 from .handler import WebSocketHandler
 from .head import environ_key
 from .native import thread_ident
@@ -205,19 +205,14 @@ class _Exchange:
         value: str | None = self._environ.get(environ_key(name))
         return value
 
-    def _switch_protocols(self, response: bytes, listener: Listener) -> tuple[Transport, bytes]:
-        """The application takes the connection: send the 101."""
+    def _switch_protocols(self, listener: Listener) -> tuple[Transport, bytes]:
+        """The application takes the connection: hand it over."""
         if self._pending is not None and (self._answered or not str(self._pending[0]).startswith("2")):
             raise InvalidState(f"start_response has refused the opening handshake already, with {self._pending[0]}")
         assert self._connection is not None
-        transport, read_ahead = self._connection.take(listener)
+        taken = self._connection.take(listener)
         self._upgraded = True
-        try:
-            transport.write(response)
-        except OSError as error:
-            transport.close()
-            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, "the client is gone") from error
-        return transport, read_ahead
+        return taken
 
     # The application.
 

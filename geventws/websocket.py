@@ -67,8 +67,8 @@ _PONG_LIMIT = 64 * 1024
 
 Itself = TypeVar("Itself", bound="WebSocketBase")
 
-Upgrade = Callable[[bytes, Listener], "tuple[Transport, bytes]"]
-"""Sends the given 101 response and hands over the connection, with the bytes that were already read behind the request."""
+Upgrade = Callable[[Listener], "tuple[Transport, bytes]"]
+"""Hands over the connection, with the bytes that were already read behind the request. What is sent first is the 101."""
 
 
 class _NoApp:
@@ -231,11 +231,13 @@ class WebSocketBase:
         fields = [*headers, *(self.before_accept() if self.before_accept is not None else ())]
         response = accept_response(request, subprotocol, agreed[1] if agreed else None, fields)
         assert self._upgrade is not None
+        transport, read_ahead = self._upgrade(self)
         try:
-            transport, read_ahead = self._upgrade(response, self)
-        except ConnectionClosed as error:
-            self.refused(error.reason)
-            raise
+            transport.write(response)
+        except OSError as error:
+            transport.close()
+            self.refused("the client is gone")
+            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, "the client is gone") from error
         # They have done what they are for, and a connection that rests for days need not keep them.
         self._upgrade = self.before_accept = None
         deflate = Deflate(agreed[0], options.deflate, server=True) if agreed and options.deflate else None

@@ -14,6 +14,7 @@ from typing import Any
 import gevent
 import pytest
 import websocket
+from asking import answer, answer_to_plain, closed_by_server, first_text
 from flask import (
     Blueprint,
     Flask,
@@ -27,7 +28,7 @@ from flask import (
     session,
     url_for,
 )
-from rawclient import CLOSE, TEXT, RawClient, close_frame, frame
+from rawclient import CLOSE, TEXT, RawClient, frame
 from rawclient import request as opening_request
 from waiting import wait_until
 from werkzeug.debug import DebuggedApplication
@@ -37,8 +38,6 @@ from werkzeug.routing import BaseConverter
 
 from geventws import ConnectionClosed, HandshakeError, HandshakeRefused, InvalidState, State, middleware
 from geventws.flask import Sockets
-
-PLAIN = ("Upgrade", "Sec-WebSocket-Key", "Sec-WebSocket-Version")
 
 
 @pytest.fixture
@@ -65,37 +64,6 @@ def says(text: str) -> Callable[..., None]:
         ws.send(text)
 
     return view
-
-
-def answer(served: Any, path: str, **fields: str) -> Any:
-    """The HTTP response to an opening handshake."""
-    with served.client() as client:
-        client.send(opening_request(path, **fields))
-        return client.read_response()
-
-
-def answer_to_plain(served: Any, path: str, **fields: str) -> Any:
-    """The response to an ordinary GET."""
-    with served.client() as client:
-        client.send(opening_request(path, drop=PLAIN, **{"Connection": "close", **fields}))
-        return client.read_response()
-
-
-def first_text(served: Any, path: str, **fields: str) -> str:
-    """The first message of a view, whose connection then ends in peace."""
-    with served.client() as client:
-        client.open(path, **fields)
-        text: str = client.read_text()
-        assert closed_by_server(client) == 1000
-        return text
-
-
-def closed_by_server(client: RawClient) -> int | None:
-    """The code of the Close frame that comes next, whose closing handshake is then completed."""
-    code = client.read_close()
-    client.send(close_frame(code))
-    assert client.at_end()
-    return code
 
 
 def tracebacks(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:

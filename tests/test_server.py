@@ -6,6 +6,7 @@ import gc
 import io
 import ssl
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import gevent
@@ -33,13 +34,11 @@ def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return []
 
 
-@pytest.fixture
-def start() -> Any:
-    """`start(app, **arguments)`: a running WebSocketServer, stopped after the test."""
-    servers: list[WebSocketServer] = []
+def starting(kind: Any, serves: Any) -> Iterator[Any]:
+    servers: list[Any] = []
 
-    def start_one(app: Any = echo, **arguments: Any) -> WebSocketServer:
-        server = WebSocketServer(("127.0.0.1", 0), app, log=io.StringIO(), **arguments)
+    def start_one(serves: Any = serves, **arguments: Any) -> Any:
+        server = kind(("127.0.0.1", 0), serves, log=io.StringIO(), **arguments)
         servers.append(server)
         server.start()
         return server
@@ -47,6 +46,12 @@ def start() -> Any:
     yield start_one
     for server in servers:
         server.stop(timeout=0)
+
+
+@pytest.fixture
+def start() -> Any:
+    """`start(app, **arguments)`: a running WebSocketServer, stopped after the test."""
+    yield from starting(WebSocketServer, echo)
 
 
 def connect(server: WebSocketServer) -> RawClient:
@@ -411,17 +416,7 @@ def echo_stream(ws: WebSocket) -> None:
 @pytest.fixture
 def stream() -> Any:
     """`stream(handle, **arguments)`: a running StreamServer, stopped after the test."""
-    servers: list[StreamServer] = []
-
-    def start_one(handle: Any = echo_stream, **arguments: Any) -> StreamServer:
-        server = StreamServer(("127.0.0.1", 0), handle, log=io.StringIO(), **arguments)
-        servers.append(server)
-        server.start()
-        return server
-
-    yield start_one
-    for server in servers:
-        server.stop(timeout=0)
+    yield from starting(StreamServer, echo_stream)
 
 
 @pytest.mark.parametrize("handle", [None, 5, "echo"])

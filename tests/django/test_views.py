@@ -9,6 +9,7 @@ from typing import Any
 
 import gevent
 import pytest
+from asking import answer, answer_to_plain, closed_by_server, first_text
 from django.contrib.auth import get_user_model
 from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import ImproperlyConfigured
@@ -18,7 +19,7 @@ from django.db import connections
 from django.test import AsyncRequestFactory, Client, RequestFactory, override_settings
 from django.views import View
 from gevent.pywsgi import WSGIServer
-from rawclient import CLOSE, TEXT, RawClient, close_frame, frame
+from rawclient import CLOSE, TEXT, RawClient, frame
 from rawclient import request as opening_request
 from sample import views
 from sample.models import Saying
@@ -26,8 +27,6 @@ from waiting import wait_until
 
 from geventws.django import accept_websocket, websocket_view
 from geventws.scope import patched_by_gevent
-
-PLAIN = ("Upgrade", "Sec-WebSocket-Key", "Sec-WebSocket-Version")
 
 
 @pytest.fixture
@@ -50,37 +49,6 @@ def serve_with(serve: Any) -> Iterator[Any]:
     yield start
     for changes in reversed(changed):
         changes.disable()
-
-
-def answer(served: Any, path: str, **fields: str) -> Any:
-    """The HTTP response to an opening handshake."""
-    with served.client() as client:
-        client.send(opening_request(path, **fields))
-        return client.read_response()
-
-
-def answer_to_plain(served: Any, path: str, **fields: str) -> Any:
-    """The response to an ordinary GET."""
-    with served.client() as client:
-        client.send(opening_request(path, drop=PLAIN, **{"Connection": "close", **fields}))
-        return client.read_response()
-
-
-def first_text(served: Any, path: str, **fields: str) -> str:
-    """The first message of a view, whose connection then ends in peace."""
-    with served.client() as client:
-        client.open(path, **fields)
-        text: str = client.read_text()
-        assert closed_by_server(client) == 1000
-        return text
-
-
-def closed_by_server(client: RawClient) -> int | None:
-    """The code of the Close frame that comes next, whose closing handshake is then completed."""
-    code = client.read_close()
-    client.send(close_frame(code))
-    assert client.at_end()
-    return code
 
 
 def say(client: RawClient, text: str) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
-from pathlib import Path
 from typing import Any
 
 import gevent
 import gevent.socket
 import gevent.ssl
 import pytest
-import trustme
 from rawclient import BINARY, TEXT, close_frame, frame
 from servers.started import Started, require
 from waiting import wait_until
@@ -57,30 +54,9 @@ def test_the_access_log_has_a_line_when_the_websocket_ends(start: Any) -> None:
     server.wrote("<GET /echo HTTP/1.1 101 1008>")
 
 
-def test_it_carries_websockets_over_tls(start: Any, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
-    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(context)
-    port: list[int] = []
-
-    def connect() -> Any:
-        plain = gevent.socket.create_connection(("127.0.0.1", port[0]), timeout=20)
-        return context.wrap_socket(plain, server_hostname="localhost")
-
-    pem = str(tmp_path / "server.pem")
-    server: Started = start(
-        *GUNICORN, "--threads", "4", "--certfile", pem, "--keyfile", pem, "app:app", answers=False, connect=connect
-    )
-    port.append(server.port)
-    server.wrote("Listening at")
-    for _ in range(3):
-        with server.client("/echo") as client:
-            client.send(frame(BINARY, bytes(2**20)))
-            assert client.read_kind() == (BINARY, bytes(2**20))
-            assert client.close_handshake() == 1000
-    assert server.get("/").body == b"page"
-    assert "Traceback" not in server.output
+def test_it_carries_websockets_over_tls(start: Any, tls: Any) -> None:
+    files = ("--certfile", "server.pem", "--keyfile", "server.pem")
+    tls.carries_websockets(tls.start(start, *GUNICORN, "--threads", "4", *files, "app:app", listening="Listening at"))
 
 
 @pytest.mark.parametrize("reason", ["SIGTERM", "max_requests"])

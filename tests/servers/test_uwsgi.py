@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import Any
 
-import gevent.socket
-import gevent.ssl
 import pytest
-import trustme
 from rawclient import TEXT, frame
 from servers.started import Started, require
 
@@ -49,23 +45,8 @@ def test_more_websockets_come_and_go_than_it_has_places(start: Any) -> None:
     assert server.get("/").body == b"page"
 
 
-def test_its_own_tls_is_refused_with_the_remedy_in_its_log(start: Any) -> None:
-    pem = trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.bytes().decode()
-    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    port: list[int] = []
-
-    def connect() -> Any:
-        return context.wrap_socket(gevent.socket.create_connection(("127.0.0.1", port[0]), timeout=20))
-
-    server: Started = start(
-        *UWSGI,
-        *("--https-socket", "127.0.0.1:{port},server.pem,server.pem", "--threads", "2"),
-        files={"server.pem": pem},
-        answers=False,
-        connect=connect,
-    )
-    port.append(server.port)
-    server.wrote("spawned uWSGI worker 1")
+def test_its_own_tls_is_refused_with_the_remedy_in_its_log(start: Any, tls: Any) -> None:
+    socket = ("--https-socket", "127.0.0.1:{port},server.pem,server.pem")
+    server: Started = tls.start(start, *UWSGI, *socket, "--threads", "2", listening="spawned uWSGI worker 1")
     assert server.answer("/echo").status == 501
     server.wrote("--http-websockets")

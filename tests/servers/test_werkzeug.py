@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import ssl
 from typing import Any
 
-import gevent.socket
-import gevent.ssl
 import pytest
-import trustme
-from rawclient import BINARY, TEXT, close_frame, frame
+from rawclient import TEXT, close_frame, frame
 from servers.page import program
 from servers.started import PROGRAM, Client, Started
 from waiting import wait_until
@@ -149,25 +145,6 @@ def test_the_middleware_is_enough_for_a_program_without_sockets(start: Any) -> N
     assert server.get("/").body == b"page"
 
 
-def test_it_carries_websockets_over_tls(start: Any) -> None:
-    authority = trustme.CA()
-    pem = authority.issue_cert("localhost").private_key_and_cert_chain_pem.bytes().decode()
-    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(context)
-    port: list[int] = []
-
-    def connect() -> Any:
-        plain = gevent.socket.create_connection(("127.0.0.1", port[0]), timeout=20)
-        return context.wrap_socket(plain, server_hostname="localhost")
-
-    files = {"run.py": TLS, "server.pem": pem}
-    server: Started = start("{python}", "run.py", "{port}", files=files, answers=False, connect=connect)
-    port.append(server.port)
-    server.wrote("Running on")
-    for _ in range(3):
-        with server.client("/echo") as client:
-            client.send(frame(BINARY, bytes(2**20)))
-            assert client.read_kind() == (BINARY, bytes(2**20))
-            assert client.close_handshake() == 1000
-    assert server.get("/").body == b"page"
-    assert "Traceback" not in server.output
+def test_it_carries_websockets_over_tls(start: Any, tls: Any) -> None:
+    command = ("{python}", "run.py", "{port}")
+    tls.carries_websockets(tls.start(start, *command, listening="Running on", files={"run.py": TLS}))
