@@ -56,6 +56,12 @@ def run(program: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return names
 
 
+def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    for message in environ["wsgi.websocket"]:
+        environ["wsgi.websocket"].send(message)
+    return []
+
+
 def test_there_are_programs() -> None:
     assert len(PROGRAMS) >= 5
 
@@ -64,6 +70,9 @@ def test_there_are_programs() -> None:
 def test_a_program_of_the_readme_runs(program: str, monkeypatch: pytest.MonkeyPatch, serve: Any, prices: str) -> None:
     names = run(program.replace(PRICES, prices), monkeypatch)
     asked = PRICES in program
+    if "ask" in names:
+        assert names["ask"](serve(echo).url) == "hello"
+        return
     server = names.get("server") or serve(names["app"]).server
     address = ("127.0.0.1", server.server_port)
     try:

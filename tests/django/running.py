@@ -50,6 +50,14 @@ class Project:
         process = self._start("-m", "geventws", "serve", "sample.wsgi:application", "--port", "0")
         return process, int(process.line_with("Serving").rpartition(":")[2])
 
+    def serve_by_gunicorn(self, *arguments: str) -> tuple[Process, int]:
+        """gunicorn with these arguments, and its port."""
+        port = free_port("127.0.0.1")
+        process = self._start("-m", "gunicorn", "--bind", f"127.0.0.1:{port}", *arguments, "sample.wsgi")
+        process.line_with("Booting worker")
+        wait_for_port("127.0.0.1", port)
+        return process, port
+
     def run(self, *arguments: str, address: str = "127.0.0.1") -> tuple[Process, int]:
         """`manage.py runwebsocket`, serving, and its port."""
         port = free_port(address)

@@ -11,8 +11,24 @@ from running import Project, client
 pytestmark = pytest.mark.timeout(180)
 
 
-def test_the_project_is_served(project: Project) -> None:
-    process, port = project.serve()
+WORKERS = "geventws.servers.gunicorn"
+
+
+@pytest.mark.parametrize(
+    ("gunicorn", "goodbye"),
+    [
+        pytest.param((), 1001, id="geventws"),
+        pytest.param(("-k", f"{WORKERS}.GeventWebSocketWorker"), 1012, id="gunicorn", marks=pytest.mark.endtoend),
+        pytest.param(
+            ("-k", f"{WORKERS}.ThreadWebSocketWorker", "--threads", "8"),
+            1012,
+            id="gunicorn with threads",
+            marks=pytest.mark.endtoend,
+        ),
+    ],
+)
+def test_the_project_is_served(project: Project, gunicorn: tuple[str, ...], goodbye: int) -> None:
+    process, port = project.serve_by_gunicorn(*gunicorn) if gunicorn else project.serve()
     with RawClient(("127.0.0.1", port), timeout=20) as peer:
         peer.send(opening_request("/ws/members/"))
         refused = peer.read_response()
@@ -40,7 +56,7 @@ def test_the_project_is_served(project: Project) -> None:
         process.terminate()
         code = peer.read_close()
         peer.send(close_frame(code))
-        assert code == 1001
+        assert code == goodbye
     assert process.end()[0] == 0
 
 

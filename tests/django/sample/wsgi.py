@@ -1,8 +1,10 @@
-"""The WSGI application, for `python -m geventws serve sample.wsgi:application`."""
+"""The WSGI application, for any server: `python -m geventws serve sample.wsgi:application`, `gunicorn sample.wsgi`."""
 
 import os
 
 from django.core.wsgi import get_wsgi_application
 
+from geventws.middleware import WebSocketMiddleware
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "sample.settings")
-application = get_wsgi_application()
+application = WebSocketMiddleware(get_wsgi_application())
