@@ -599,7 +599,7 @@ class ThreadTransport(SocketTransport):
             before = self.bytes_sent
             if waiting.wait(timeout):
                 return True
-            if self.bytes_sent == before:
+            if self.bytes_sent == before and not self._takes_more():
                 return False
 
     # The service.

@@ -24,7 +24,8 @@ from .native import USUAL_READ, Readiness, Stream, Watch, getcurrent, switch_to
 __all__ = ["GeventTransport", "Listener", "SocketTransport", "Transport", "Waiting"]
 
 # The real one, which does not wait here and knows what gevent's does not.
-_poll = get_original("select", "poll")
+_poll = get_original("select", "poll") if hasattr(select, "poll") else None
+_select = get_original("select", "select")
 
 # Elsewhere than on Linux only a broken connection is told of, not an ended stream.
 _POLLRDHUP = getattr(select, "POLLRDHUP", 0)
@@ -286,6 +287,8 @@ class SocketTransport(Transport):
     def peer_left(self) -> bool:
         if self._closed:
             return True
+        if _poll is None:
+            return False  # Windows does not tell.
         poll = _poll()
         poll.register(self._raw().fileno(), _POLLRDHUP)
         return bool(poll.poll(0))
@@ -350,6 +353,17 @@ class SocketTransport(Transport):
         """Whoever waits for bytes that have left goes on."""
         while self._drainers and self._drainers[0][0] <= self.bytes_sent:
             self._drainers.popleft()[1].switch(True)
+
+    def _takes_more(self) -> bool:
+        """Whether the operating system would take more to send, or says why not: it is not the peer who keeps us waiting then,
+        but whoever has kept this process from sending."""
+        if self._closed:
+            return True
+        if _poll is None:
+            return bool(_select([], [self._raw()], [], 0)[1])
+        poll = _poll()
+        poll.register(self._raw().fileno(), select.POLLOUT)
+        return bool(poll.poll(0))
 
     def drain(self, timeout: float | None) -> None:
         if not self.backlog:
@@ -575,7 +589,7 @@ class GeventTransport(SocketTransport):
 
     def _check_progress(self, sent_before: list[int], waiter: Waiter[bool]) -> None:
         """In the hub, now and then: a peer that reads, however slowly, is waited for further."""
-        if sent_before[0] == self.bytes_sent:
+        if sent_before[0] == self.bytes_sent and not self._takes_more():
             waiter.switch(False)
         sent_before[0] = self.bytes_sent
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -238,6 +240,23 @@ def test_drain_is_patient_with_a_peer_that_reads_slowly(pair: Pair) -> None:
     while received < 3_000_000:
         received += len(theirs.recv(200_000))
         gevent.sleep(0.03)
+    drainer.get(timeout=5)
+
+
+@pytest.mark.world("gevent", "there one thread does all, and may be kept from it")
+def test_drain_does_not_blame_a_peer_that_reads_for_what_keeps_the_hub_from_sending(pair: Pair) -> None:
+    transport, theirs = pair
+    transport.write(bytes(3_000_000))
+    drainer = gevent.spawn(transport.drain, 0.1)
+    gevent.sleep(0)
+    begun = time.monotonic()
+    received = 0
+    while time.monotonic() - begun < 0.3:
+        # The peer reads all that there is, and nobody else gets a turn, until the time is long over.
+        with contextlib.suppress(BlockingIOError):
+            received += len(theirs._sock.recv(1_000_000))
+    while received < 3_000_000:
+        received += len(theirs.recv(1_000_000))
     drainer.get(timeout=5)
 
 

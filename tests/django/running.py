@@ -29,6 +29,8 @@ class Project:
             **os.environ,
             "PYTHONPATH": str(Path(geventws.__file__).parents[1]),
             "SAMPLE_DIRECTORY": str(directory),
+            # The reloader starts a Python of its own, without the options of the first.
+            "PYTHONUNBUFFERED": "1",
             "DJANGO_SETTINGS_MODULE": "sample.settings",
             **environ,
         }
