@@ -70,10 +70,11 @@ def call_application(
             raise
         if websocket.state is State.OPEN:
             _failed(websocket)
-    except (GreenletExit, KeyboardInterrupt, SystemExit):
+    except (GreenletExit, KeyboardInterrupt):
         websocket.start_closing(CloseCode.GOING_AWAY)
         raise
-    except (Exception, Timeout):
+    except (Exception, Timeout, SystemExit):
+        # `sys.exit()` in a handler ends the handler: in the server's loop it would end everybody else's as well.
         if not _accepted(websocket):
             raise
         _failed(websocket)

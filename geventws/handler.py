@@ -267,6 +267,9 @@ class WebSocketHandler(WSGIHandler):
         websocket = (self.websocket_class or WebSocket)(self.environ, request, self._switch_protocols, options, self)
         self.websocket = websocket
         self._upgraded = False
+        # The request has no body, though gevent lets an upgrade's application read what comes behind it, and wait for that.
+        self.environ["wsgi.input"] = io.BytesIO()
+        self.environ["wsgi.input_terminated"] = True
         self.environ["wsgi.websocket"] = websocket
         self.environ["wsgi.websocket_version"] = request.version
         return websocket
@@ -277,7 +280,7 @@ class WebSocketHandler(WSGIHandler):
         body = f"{error}\n".encode()
         fields = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), *error.headers]
         self.start_response(error.status, fields)
-        self.write(body)
+        self.write(b"" if self.command == "HEAD" else body)
         # What the client may send behind its request, a body above all, is neither waited for nor taken for HTTP.
         self.wsgi_input.content_length = 0
         self.wsgi_input.chunked_input = False

@@ -134,7 +134,7 @@ class Keepalive:
         self._sleeper = sleeper
         # ref=False: a program that has nothing else to wait for may end.
         timer = self._loop.timer(seconds, ref=False)
-        timer.start(self._wake_by_timer, sleeper)
+        timer.start(self._wake_by_timer, sleeper, update=True)
         try:
             sleeper.get()
         finally:

@@ -7,6 +7,7 @@ Where each server has the connection is in `servers`; what an application may do
 from __future__ import annotations
 
 import atexit
+import io
 import logging
 import os
 import threading
@@ -167,6 +168,8 @@ class _Exchange:
         self._websocket = websocket
         environ["wsgi.websocket"] = websocket
         environ["wsgi.websocket_version"] = request.version
+        # The request has no body: who looks for one shall not wait for it, nor take what comes behind the request for it.
+        environ["wsgi.input"], environ["wsgi.input_terminated"] = io.BytesIO(), True
         websocket.after_close = self._closed
         _served[websocket] = connection.runtime
         try:
@@ -282,7 +285,7 @@ class _Exchange:
         fields += [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
         self._pending = (error.status, fields)
         self._answer()
-        self._response = [body]
+        self._response = [] if self._environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
 class _Rest:

@@ -169,7 +169,7 @@ def _waiter_for_another_thread(other: Hub) -> tuple[Callable[[], object], Callab
                 waiter: Waiter[None] = Waiter()
                 notice.start(waiter.switch, None)
                 timer = hub.loop.timer(_PATIENCE)
-                timer.start(waiter.switch, None)
+                timer.start(waiter.switch, None, update=True)
                 if not done:
                     waiter.get()
                 notice.stop()

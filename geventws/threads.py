@@ -209,7 +209,7 @@ class _Waiting:
         waiter: Waiter[None] = Waiter()
         self._notice.start(waiter.switch, None)
         if timer is not None:
-            timer.start(waiter.switch, None)
+            timer.start(waiter.switch, None, update=True)
         self._runtime.let_go()
         try:
             waiter.get()

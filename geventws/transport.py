@@ -517,7 +517,8 @@ class GeventTransport(SocketTransport):
         timer = None
         if timeout is not None:
             timer = self._hub.loop.timer(max(timeout, 0))
-            timer.start(self._wake, _TIMED_OUT)
+            # update: the loop's own idea of what time it is may be as old as its last turn.
+            timer.start(self._wake, _TIMED_OUT, update=True)
         watch.receiver = getcurrent()
         try:
             while True:
@@ -580,7 +581,7 @@ class GeventTransport(SocketTransport):
         if timeout is None:
             return bool(waiting.get())
         timer = self._hub.loop.timer(timeout, timeout)
-        timer.start(self._check_progress, [self.bytes_sent], waiting)
+        timer.start(self._check_progress, [self.bytes_sent], waiting, update=True)
         try:
             return bool(waiting.get())
         finally:

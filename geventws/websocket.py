@@ -402,6 +402,9 @@ class WebSocketBase:
     ) -> None:
         if error is not None and self.state is State.CONNECTING:
             return  # It is the server's or the framework's to say why there is no connection.
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            self.close(CloseCode.GOING_AWAY)
+            return
         failed = error is not None and not isinstance(error, ConnectionClosed | gevent.GreenletExit)
         self.close(CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE)
 
@@ -747,7 +750,12 @@ class WebSocketBase:
         """
         _check_close(code, message or reason)
         if thread_ident() != self._runtime.thread:
-            self._elsewhere(self.close, code, reason, message)
+            try:
+                self._elsewhere(self.close, code, reason, message)
+            except InvalidState:
+                # The thread that it belonged to has ended, and may have done so because this was closed.
+                if not self._ended:
+                    raise
             return
         if self._refusal is not None or self._ended:
             return

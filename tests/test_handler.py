@@ -8,6 +8,7 @@ import logging
 import random
 import re
 import socket
+import sys
 import weakref
 from typing import Any
 
@@ -283,7 +284,7 @@ def test_a_missing_header_field_is_refused(serve: Any, header: str, status: int)
             assert response.headers["sec-websocket-version"] == "13"
 
 
-@pytest.mark.parametrize("method", ["POST", "HEAD", "PUT", "get"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "get"])
 def test_a_method_other_than_get_is_refused(serve: Any, method: str) -> None:
     with serve(never_called).client() as client:
         client.send(request().replace(b"GET", method.encode(), 1))
@@ -1170,3 +1171,52 @@ def test_what_another_server_answers_to_the_application_is_not_for_the_client(se
     assert "x-internal" not in response.headers
     assert b"ws://internal" not in response.body
     assert "refused by ws://internal" in served.errors.pop()
+
+
+def test_an_application_that_reads_the_body_before_it_accepts_finds_none(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        ws = environ["wsgi.websocket"]
+        ws.send(environ["wsgi.input"].read())
+        ws.send(ws.receive())
+        return []
+
+    with serve(app).client("/") as client:
+        assert client.read_frame().payload == b""
+        client.send(frame(TEXT, "hello"))
+        assert client.read_text() == "hello"
+
+
+def test_an_application_that_exits_ends_its_own_connection_and_no_other(serve: Any, caplog: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        ws = environ["wsgi.websocket"]
+        for message in ws:
+            if message == "exit":
+                sys.exit(3)
+            ws.send(message)
+        return []
+
+    served = serve(app)
+    with served.client("/") as bystander:
+        with served.client("/") as client:
+            client.send(frame(TEXT, "exit"))
+            assert client.read_close() == 1011
+            client.send(close_frame(1011))
+            assert client.at_end()
+        bystander.send(frame(TEXT, "still here"))
+        assert bystander.read_text() == "still here"
+    assert "SystemExit: 3" in caplog.text
+
+
+def test_a_refusal_of_a_head_request_has_no_body(serve: Any) -> None:
+    with serve(echo).client() as client:
+        client.send(request("/").replace(b"GET", b"HEAD", 1))
+        while True:
+            try:
+                client.buffer += client.socket.recv(65536) or b"<end>"
+            except ConnectionError:
+                break
+            if client.buffer.endswith(b"<end>"):
+                break
+        head, _, body = client.buffer.partition(b"\r\n\r\n")
+        assert b" 405 " in head.partition(b"\r\n")[0]
+        assert body.removesuffix(b"<end>") == b""

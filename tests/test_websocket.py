@@ -120,6 +120,15 @@ def test_a_timeout_that_is_no_number_is_a_type_error(hold: Any, timeout: Any) ->
         hold().ws.receive(timeout=timeout)
 
 
+def test_the_time_to_wait_begins_with_the_call_however_long_the_thread_was_busy_before(hold: Any) -> None:
+    held = hold()
+    with pytest.raises(TimeoutError):
+        held.ws.receive(timeout=0.01)
+    time.sleep(0.4)  # The hub does not turn meanwhile.
+    gevent.spawn_later(0.05, held.client.send, frame(TEXT, "in time"))
+    assert held.ws.receive(timeout=0.3) == "in time"
+
+
 def flood(client: RawClient, data: bytes) -> None:
     """Send without end, until the connection is gone."""
     try:
@@ -871,6 +880,24 @@ def test_leaving_a_with_block_closes(hold: Any) -> None:
     held.client.send(close_frame(1000))
     held.client.socket.close()
     closing.get(timeout=5)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_a_with_block_closes_with_1001(hold: Any, interrupt: Any) -> None:
+    held = hold()
+
+    def leave() -> None:
+        with held.ws:
+            raise interrupt
+
+    def answer() -> None:
+        assert held.client.read_close() == 1001
+        held.client.send(close_frame(1001))
+
+    answering = gevent.spawn(answer)
+    with pytest.raises(interrupt):
+        leave()
+    answering.get(timeout=5)
 
 
 def test_an_exception_in_a_with_block_closes_with_1011(hold: Any) -> None:

@@ -94,6 +94,9 @@ def read_request(method: str, http_version: str, header: Header) -> OpeningReque
     host = header("host")
     if not host:
         raise _bad_request("The Host header field is missing.")
+    if "," in host:
+        # RFC 9112 section 3.2: "... MUST respond with a 400 to any request message that contains more than one Host".
+        raise _bad_request("There is more than one Host header field.")
     if not wants_websocket(header("upgrade")):
         raise _bad_request("The Upgrade header field does not name websocket.")
     if not _names("upgrade", header("connection")):
