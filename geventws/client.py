@@ -24,7 +24,8 @@ from urllib.request import getproxies, proxy_bypass
 import gevent.socket
 import gevent.ssl
 from gevent import Timeout
-from gevent.monkey import get_original
+from gevent._hub_local import get_hub_if_exists
+from gevent.monkey import get_original, is_module_patched
 
 from .exceptions import HandshakeRefused
 from .options import WebSocketOptions
@@ -32,6 +33,7 @@ from .protocol import Role
 from .protocol.connection import Connection
 from .protocol.deflate import Deflate
 from .protocol.handshake import ClientHandshake, OpeningRequest
+from .runtime import call_in_hub, hub_beside
 from .transport import GeventTransport, Listener, Transport
 from .websocket import WebSocket
 
@@ -83,8 +85,10 @@ def connect(
             for message in ws:
                 print(message)
 
-    May be called in any greenlet and any native thread; others go on meanwhile. The connection belongs to the thread that
-    opened it. It stays open until one side closes it: use `with`, or call `close`.
+    May be called in any greenlet and any native thread; others go on meanwhile. In a thread that runs greenlets the connection
+    is one of theirs; opened in any other thread it is looked after by a thread of its own kind, which all such connections
+    share, so that pings are answered whatever the program does. It stays open until one side closes it: use `with`, or call
+    `close`.
 
     `ws.environ` has what a request's environ has (`PATH_INFO`, `QUERY_STRING`, `HTTP_HOST` ...), with the other end's address
     as `REMOTE_ADDR` (the proxy's, if there is one), and the header fields of the server's answer, a list of pairs, as
@@ -134,6 +138,10 @@ def connect(
         if hasattr(sock, "close"):
             sock.close()
         raise
+    if get_hub_if_exists() is None and not is_module_patched("threading"):
+        # No greenlets run here, and nobody would look after the connection while this thread does something else.
+        opened: WebSocket = call_in_hub(hub_beside(), opening.run, sock, timeout, options, origin)
+        return opened
     return opening.run(sock, timeout, options, origin)
 
 

@@ -5,12 +5,13 @@ Here is what is asked for, and gevent's answer; that of native threads is in `th
 
 from __future__ import annotations
 
+import os
 import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
-from gevent import spawn_raw
+from gevent import kill, spawn_raw
 from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 from gevent.hub import Hub, Waiter, get_hub
@@ -19,10 +20,11 @@ from gevent.monkey import get_original
 from .exceptions import InvalidState
 from .keepalive import Keepalive, Ticking
 
-__all__ = ["HubRuntime", "Runtime", "Signal", "call_in_hub"]
+__all__ = ["HubRuntime", "Runtime", "Signal", "call_in_hub", "hub_beside"]
 
 # The real one, also where the process is patched: it is waited for by threads that have no hub.
 _allocate_lock = get_original("_thread", "allocate_lock")
+_start_new_thread = get_original("_thread", "start_new_thread")
 # How often a thread looks whether the thread it waits for is still there.
 _PATIENCE = 1.0
 
@@ -130,12 +132,60 @@ def call_in_hub(hub: Hub, function: Callable[..., Any], *args: Any) -> Any:
         finally:
             wake()
 
+    started: list[Any] = []
     _check_alive(hub)
-    hub.loop.run_callback_threadsafe(spawn_raw, run)
-    wait()
+    hub.loop.run_callback_threadsafe(lambda: started.append(spawn_raw(run)))
+    try:
+        wait()
+    except BaseException:
+        # Whoever was to get what it brings is gone: a message that it takes would be lost.
+        hub.loop.run_callback_threadsafe(_give_up, started)
+        raise
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def _give_up(started: list[Any]) -> None:
+    for greenlet in started:
+        kill(greenlet)
+
+
+def hub_beside() -> Hub:
+    """The hub of a thread that does nothing else, one for the process, for `call_in_hub` from threads that run no greenlets."""
+    with _beside.lock:
+        if _beside.hub is None:
+            ready = _allocate_lock()
+            ready.acquire()
+            _start_new_thread(_beside.run, (ready,))
+            ready.acquire()
+        assert _beside.hub is not None
+        return _beside.hub
+
+
+class _Beside:
+    """The thread of `hub_beside`."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Also in a forked child, which has not this thread."""
+        self.lock = _allocate_lock()
+        self.hub: Hub | None = None
+
+    def run(self, ready: Any) -> None:
+        self.hub = hub = get_hub()
+        # As long as there is this, the loop has something to wait for.
+        stays = hub.loop.async_()
+        stays.start(lambda: None)
+        hub.loop.run_callback(ready.release)
+        Waiter().get()
+
+
+_beside = _Beside()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_beside.forget)
 
 
 def _check_alive(hub: Hub) -> None:

@@ -9,6 +9,8 @@ import os
 import re
 import socket as native_socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from base64 import b64decode, b64encode
@@ -28,6 +30,7 @@ from gevent.server import StreamServer
 from rawclient import CLOSE, PING, PONG, TEXT, frame, masked
 from waiting import missing, wait_until
 
+import geventws
 from geventws import (
     CloseCode,
     ConnectionClosed,
@@ -40,6 +43,7 @@ from geventws import (
 )
 from geventws.client import connect
 from geventws.protocol.handshake import accept_value
+from geventws.runtime import hub_beside
 
 Serve = Callable[..., Any]
 PATIENCE = 20  # seconds until something has to come
@@ -1056,6 +1060,103 @@ def test_a_socket_of_another_thread_is_taken_over(serve: Serve, in_thread: Calla
     with connect(served.url, sock=sock) as ws:
         ws.send("hello")
         assert ws.receive(PATIENCE) == "hello"
+
+
+# Threads that run no greenlets.
+
+native_threads = pytest.mark.skipif(is_module_patched("threading"), reason="in a patched process threads are greenlets")
+
+
+def in_fresh_thread(function: Callable[[], Any], in_thread: Any) -> Any:
+    """Call `function` in a native thread that has never had to do with gevent."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    in_thread(thread.join)
+    return results[0]
+
+
+@native_threads
+def test_a_connection_opened_where_no_greenlets_run_is_looked_after_and_anybody_s(serve: Serve, in_thread: Any) -> None:
+    served = serve(echo, ping_interval=0.05, ping_timeout=0.3)
+    ws = in_fresh_thread(lambda: connect(served.url), in_thread)
+    reading = gevent.get_hub().threadpool.spawn(ws.receive)
+    gevent.sleep(
+        0.6
+    )  # Its own thread has gone, and nobody touches it; without an answer to pings it would be given up.
+    ws.send("hello")
+    assert reading.get(timeout=PATIENCE) == "hello"
+    in_fresh_thread(ws.close, in_thread)
+    assert ws.close_code == 1000
+
+
+@native_threads
+@pytest.mark.usefixtures("nothing_left")
+def test_threads_that_connect_and_end_leave_nothing_behind(serve: Serve, in_thread: Any) -> None:
+    hub_beside()
+    before = len(open_descriptors())
+    url = serve(echo).url
+
+    def talk() -> None:
+        with connect(url) as ws:
+            ws.send("hello")
+            assert ws.receive(PATIENCE) == "hello"
+
+    for _ in range(3):
+        threads = [threading.Thread(target=talk) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            in_thread(thread.join)
+    wait_until(lambda: len(open_descriptors()) <= before + 4, PATIENCE)
+
+
+@native_threads
+def test_closing_is_no_error_where_the_thread_that_it_belonged_to_has_ended_with_it(
+    serve: Serve, in_thread: Any
+) -> None:
+    url = serve(echo).url
+    opened = []
+
+    def open_and_close() -> None:
+        gevent.get_hub()
+        with connect(url) as ws:
+            opened.append(ws)
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=open_and_close)
+    thread.start()
+    in_thread(thread.join)
+    opened[0].close()
+    assert opened[0].close_code == 1000
+
+
+INTERRUPTED = """
+import signal, sys
+from geventws.client import connect
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+with connect(sys.argv[1]) as ws:
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        ws.receive()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    ws.send("later")
+    print(ws.receive(timeout=10))
+"""
+
+
+@native_threads
+def test_who_is_interrupted_while_he_waits_takes_no_message_with_him(serve: Serve, in_thread: Any) -> None:
+    line = [sys.executable, "-c", INTERRUPTED, serve(echo).url]
+    environment = {**os.environ, "PYTHONPATH": str(Path(geventws.__file__).parents[1])}
+    run = functools.partial(subprocess.run, line, env=environment, capture_output=True, text=True, timeout=50)
+    ended = in_thread(run)
+    assert ended.stdout.split() == ["interrupted", "later"], ended.stderr
 
 
 # The end.
