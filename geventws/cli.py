@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import os
 import signal
 import sys
@@ -19,6 +20,9 @@ from .scope import install
 from .server import WebSocketServer
 
 __all__ = ["main"]
+
+
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class UsageError(Exception):
@@ -136,7 +140,7 @@ def _serve(options: argparse.Namespace) -> int:
     host = f"[{options.host}]" if ":" in options.host else options.host
     # Before it is told that we serve: whoever reads it may stop us at once.
     stop = gevent.event.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPPING:
         gevent.signal_handler(number, stop.set)
     print(f"Serving {options.application} on {scheme}://{host}:{server.server_port}", flush=True)
     _wait_for_the_end(server, stop)
@@ -144,15 +148,27 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _wait_for_the_end(server: WebSocketServer, stop: gevent.event.Event) -> None:
-    """Ctrl-C and SIGTERM stop the server; a second one does not wait for the connections."""
+    """Ctrl-C, SIGTERM and a closed terminal stop the server; a second one does not wait for the connections."""
     stop.wait()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPPING:
         gevent.signal_handler(number, os._exit, 128 + number)
     server.stop()
 
 
+def _takes_two(application: Callable[..., Any]) -> bool:
+    try:
+        signature = inspect.signature(application)
+    except (TypeError, ValueError):
+        return True  # It does not tell.
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        return False
+    return True
+
+
 def _load(name: str) -> Callable[..., Any]:
-    """The application that `module:name` means; dots in the name lead into objects."""
+    """The application that `module:name` means; dots in the name lead into objects, and `()` behind it calls what makes it."""
     module_name, colon, attribute = name.partition(":")
     if not module_name or not colon or not attribute:
         raise UsageError(f"{name!r} does not say where the application is: write module:app, as in chat:app")
@@ -164,11 +180,19 @@ def _load(name: str) -> Callable[..., Any]:
         if error.name is None or not (module_name == error.name or module_name.startswith(error.name + ".")):
             raise  # The module is there; one that it imports is not.
         raise UsageError(f"there is no module {error.name!r} in {os.getcwd()} or among the installed ones") from error
+    attribute, factory, _ = attribute.partition("()")
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise UsageError(f"{module_name} has no {attribute!r}")
         found = getattr(found, part)
+    if factory:
+        found = found()
     if not callable(found):
         raise UsageError(f"{name} is no WSGI application: it is {type(found).__name__}, which cannot be called")
+    if not _takes_two(found):
+        raise UsageError(
+            f"{name} is no WSGI application: it does not take an environ and a start_response. If it makes the application, "
+            f"write '{name}()'"
+        )
     application: Callable[..., Any] = found
     return application

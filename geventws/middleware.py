@@ -155,6 +155,7 @@ class _Exchange:
     def _run(self, connection: ServerConnection) -> Iterable[bytes]:
         options, connections = self._middleware.options, self._middleware.websockets
         environ, self._connection = self._environ, connection
+        connection.tell_port(environ)
         address = environ.get("REMOTE_ADDR", "")
         kind = self._middleware.websocket_class or WebSocket
         own_options = options_for(self._middleware.app, environ.get("PATH_INFO", ""), options)

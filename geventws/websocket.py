@@ -960,7 +960,8 @@ class WebSocketBase:
 
     @property
     def remote_address(self) -> tuple[str, int] | str | None:
-        """The client's address and port; on a Unix socket what the server knows of it."""
+        """The client's address and port. The address alone where nobody knows the port, as behind a proxy; on a Unix socket
+        what the server knows of it."""
         if "REMOTE_PORT" in self.environ:
             return self.environ.get("REMOTE_ADDR", ""), int(self.environ["REMOTE_PORT"])
         return self.environ.get("REMOTE_ADDR")

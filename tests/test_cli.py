@@ -274,6 +274,18 @@ def test_it_prints_its_address_and_serves(run: Run) -> None:
         assert client.read_response().body == b"page"
 
 
+def test_what_makes_an_application_is_told_how_to_be_called(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "makes.py").write_text("def create_app():\n    from program import app\n    return app\n")
+    assert "write 'makes:create_app()'" in told(run, "makes:create_app")
+
+
+def test_what_makes_an_application_is_called(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "makes.py").write_text("def create_app():\n    from program import app\n    return app\n")
+    with run("serve", "makes:create_app()", "--port", "0").client("/") as client:
+        client.send(frame(TEXT, "hi"))
+        assert client.read_text() == "hi"
+
+
 def test_dots_lead_into_objects(run: Run) -> None:
     with run("serve", "program:Namespace.nested", "--port", "0").client("/") as client:
         assert client.close_handshake() == 1000
@@ -343,7 +355,7 @@ def test_it_serves_over_tls(run: Run, authority: trustme.CA, certificate: tuple[
 # Its end.
 
 
-STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 def stop_name(value: Any) -> str:

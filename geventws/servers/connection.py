@@ -43,6 +43,15 @@ class ServerConnection:
         on_gevent = isinstance(socket, GeventSocket)
         self.runtime: Runtime = HubRuntime.current() if on_gevent else ThreadRuntime()
 
+    def tell_port(self, environ: dict[str, Any]) -> None:
+        """Put the client's port into the environ, where the server does not, and the client is who is connected."""
+        if "REMOTE_PORT" in environ:
+            return
+        with suppress(OSError):
+            peer = self.socket.getpeername()
+            if isinstance(peer, tuple) and environ.get("REMOTE_ADDR") == peer[0]:
+                environ["REMOTE_PORT"] = str(peer[1])
+
     def take(self, listener: Listener) -> tuple[Transport, bytes]:
         """The connection as a transport, and the bytes that the server has read behind the request. Raises OSError."""
         # The server goes on to have its own, so that what it does with it in the end cannot hit another one's number. TLS

@@ -28,11 +28,7 @@ def find(environ: dict[str, Any], start_response: StartResponse) -> ServerConnec
         handler = _caller()
     if handler is None:
         return None
-    request = handler.request_handler
-    peer = request.client_address
-    if isinstance(peer, tuple) and environ.get("REMOTE_ADDR") == peer[0]:
-        environ.setdefault("REMOTE_PORT", str(peer[1]))  # As other servers have it.
-    return _Connection(handler, None if isinstance(request.server, _CONCURRENT) else _BLOCKED)
+    return _Connection(handler, None if isinstance(handler.request_handler.server, _CONCURRENT) else _BLOCKED)
 
 
 def _serves(handler: Any) -> bool:
