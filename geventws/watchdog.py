@@ -47,6 +47,17 @@ def watched(subject: object, seconds: float) -> Iterator[None]:
         greenlet.spawn_tree_locals = before
 
 
+class _Monitor(PeriodicMonitoringThread):
+    """gevent's monitor thread, which here tells the Watchdog. By itself it describes all greenlets of the process first: with
+    thousands of them that takes longer than what it tells of."""
+
+    def monitor_blocking(self, hub: Any) -> Any:
+        held = self._greenlet_tracer.did_block_hub(hub)
+        if held:
+            Watchdog.of(hub).blocked(hub, held[1], gevent.config.max_blocking_time)
+        return held
+
+
 class Watchdog:
     """Watches one hub. Its methods run in the hub's thread, but for what the monitor calls in its own."""
 
@@ -77,7 +88,8 @@ class Watchdog:
         hub: Any = self._hub()
         if self._period is None:
             self._monitor_is_ours = hub.periodic_monitoring_thread is None
-            gevent.events.subscribers.append(self._hear)
+            if not self._monitor_is_ours:
+                gevent.events.subscribers.append(self._hear)
         config: Any = gevent.config
         # The monitor notices at the end of a period in which nothing was switched to.
         period = max(seconds / 4, 0.01)
@@ -86,28 +98,26 @@ class Watchdog:
         self._period = seconds
         if self._monitor_is_ours and hub.periodic_monitoring_thread is None:
             # What `start_periodic_monitoring_thread` does, without watching memory too and wanting psutil for it.
-            hub.periodic_monitoring_thread = PeriodicMonitoringThread(hub)
+            hub.periodic_monitoring_thread = _Monitor(hub)
             # It notices switches, and there has been none since this greenlet began to run.
             hub.periodic_monitoring_thread.monitor_current_greenlet_blocking()
 
     def _hear(self, event: Any) -> None:
-        """From the monitor's thread, and from those of other hubs."""
+        """From a monitor that somebody else has started, and from those of other hubs."""
         hub = self._hub()
         if hub is None:
             gevent.events.subscribers.remove(self._hear)
         elif isinstance(event, gevent.events.EventLoopBlocked) and getattr(event, "hub", None) in (None, hub):
-            self._blocked(hub, event)
+            self.blocked(hub, event.greenlet, event.blocking_time)
 
-    def _blocked(self, hub: Hub, event: Any) -> None:
-        """A greenlet has held the loop for the period."""
-        label = (getattr(event.greenlet, "spawn_tree_locals", None) or {}).get(_LABEL)
-        if self._monitor_is_ours:
-            event.info.clear()  # The monitor would print it.
+    def blocked(self, hub: Any, greenlet: Any, seconds_held: float) -> None:
+        """From a monitor's thread: a greenlet has held the loop for so long, or longer."""
+        label = (getattr(greenlet, "spawn_tree_locals", None) or {}).get(_LABEL)
         if label is None:
             return
         now = perf_counter()
         if self._since is None:
-            self._since = now - event.blocking_time
+            self._since = now - seconds_held
             # Runs when the loop does again.
             hub.loop.run_callback_threadsafe(self._released)
         subject, seconds = label
