@@ -51,6 +51,8 @@ class _Monitor(PeriodicMonitoringThread):
     """gevent's monitor thread, which here tells the Watchdog. By itself it describes all greenlets of the process first: with
     thousands of them that takes longer than what it tells of."""
 
+    _greenlet_tracer: Any
+
     def monitor_blocking(self, hub: Any) -> Any:
         held = self._greenlet_tracer.did_block_hub(hub)
         if held:
