@@ -29,6 +29,24 @@ _start_new_thread = get_original("_thread", "start_new_thread")
 _PATIENCE = 1.0
 
 
+# Really the thread's, also where the process is patched.
+_local: Any = get_original("_thread", "_local")()
+
+
+class _Presence:
+    """Goes when its thread does, which drops what is local to it."""
+
+
+_present: weakref.WeakKeyDictionary[Hub, weakref.ref[_Presence]] = weakref.WeakKeyDictionary()
+
+
+def _be_present(hub: Hub) -> None:
+    """Called in `hub`'s own thread: from now on it can be seen whether that is still there."""
+    if hub not in _present:
+        _local.presence = presence = _Presence()
+        _present[hub] = weakref.ref(presence)
+
+
 class Signal(Protocol):
     """Something that is waited for, and happens once."""
 
@@ -90,6 +108,7 @@ class HubRuntime(Runtime):
         hub = get_hub()
         runtime = cls._of_hub.get(hub)
         if runtime is None:
+            _be_present(hub)
             runtime = cls._of_hub[hub] = cls(hub)
         return runtime
 
@@ -176,6 +195,7 @@ class _Beside:
 
     def run(self, ready: Any) -> None:
         self.hub = hub = get_hub()
+        _be_present(hub)
         # As long as there is this, the loop has something to wait for.
         stays = hub.loop.async_()
         stays.start(lambda: None)
@@ -189,8 +209,17 @@ if hasattr(os, "register_at_fork"):
 
 
 def _check_alive(hub: Hub) -> None:
-    if hub.dead or hub.loop is None or hub.thread_ident not in sys._current_frames():
+    if hub.dead or hub.loop is None or not _is_there(hub):
         raise InvalidState("the thread that the connection belongs to has ended")
+
+
+def _is_there(hub: Hub) -> bool:
+    """Whether `hub`'s thread is."""
+    presence = _present.get(hub)
+    if presence is not None:
+        return presence() is not None
+    # A guess: a thread that runs nothing but compiled code just now has no frame either.
+    return hub.thread_ident in sys._current_frames()
 
 
 def _waiter_for_another_thread(other: Hub) -> tuple[Callable[[], object], Callable[[], object]]:
