@@ -14,7 +14,8 @@ import pytest
 HERE = Path(__file__).parent
 os.environ["DJANGO_SETTINGS_MODULE"] = "sample.settings"
 os.environ["SAMPLE_DIRECTORY"] = tempfile.mkdtemp(prefix="geventws-django-")
-sys.path.insert(0, str(HERE))
+# Behind the tests themselves, which have a conftest as well.
+sys.path.append(str(HERE))
 
 import django  # noqa: E402
 
