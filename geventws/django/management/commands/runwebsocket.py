@@ -50,6 +50,7 @@ class Command(_runserver()):  # type: ignore[misc]  # one of two
     _patience = 2.0
     _reloader: Any = None
     _interrupts = 0
+    _is_ending = False
 
     def add_arguments(self, parser: Any) -> None:
         super().add_arguments(parser)
@@ -100,6 +101,9 @@ class Command(_runserver()):  # type: ignore[misc]  # one of two
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1:
             os._exit(128 + number)
+        if self._is_ending:
+            return  # The second may come in the middle of what follows, which must not be begun twice: it takes a lock.
+        self._is_ending = True
         # The reloader looks for this once a second.
         autoreload.BaseReloader.stop(self._reloader)
         if self._server is not None:
