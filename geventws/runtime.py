@@ -115,7 +115,7 @@ class HubRuntime(Runtime):
     def _living_hub(self) -> Hub:
         hub = self._hub()
         if hub is None:
-            raise InvalidState("the thread that the connection belongs to has ended")
+            raise _ended()
         return hub
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -158,7 +158,9 @@ def call_in_hub(hub: Hub, function: Callable[..., Any], *args: Any) -> Any:
         wait()
     except BaseException:
         # Whoever was to get what it brings is gone: a message that it takes would be lost.
-        hub.loop.run_callback_threadsafe(_give_up, started)
+        loop = hub.loop
+        if loop is not None:
+            loop.run_callback_threadsafe(_give_up, started)
         raise
     if outcome[1] is not None:
         raise outcome[1]
@@ -210,7 +212,11 @@ if hasattr(os, "register_at_fork"):
 
 def _check_alive(hub: Hub) -> None:
     if hub.dead or hub.loop is None or not _is_there(hub):
-        raise InvalidState("the thread that the connection belongs to has ended")
+        raise _ended()
+
+
+def _ended() -> InvalidState:
+    return InvalidState("the thread that the connection belongs to has ended")
 
 
 def _is_there(hub: Hub) -> bool:
@@ -236,13 +242,18 @@ def _waiter_for_another_thread(other: Hub) -> tuple[Callable[[], object], Callab
         return lock.release, wait_natively
     # This thread runs greenlets of its own: they go on meanwhile.
     done: list[bool] = []
-    notice = hub.loop.async_()
+    notice: Any = hub.loop.async_()
+    # A notice must not be closed while another thread sends it, nor be sent afterwards, to whoever has given up waiting.
+    sending = _allocate_lock()
 
     def wake() -> None:
         done.append(True)
-        notice.send()
+        with sending:
+            if notice is not None:
+                notice.send()
 
     def wait() -> None:
+        nonlocal notice
         try:
             while not done:
                 waiter: Waiter[None] = Waiter()
@@ -257,6 +268,8 @@ def _waiter_for_another_thread(other: Hub) -> tuple[Callable[[], object], Callab
                 if not done:
                     _check_alive(other)
         finally:
-            notice.close()
+            with sending:
+                notice.close()
+                notice = None
 
     return wake, wait

@@ -20,7 +20,7 @@ from worlds import BOTH, Elsewhere, World, natively
 
 from geventws import InvalidState
 from geventws.native import USUAL_READ
-from geventws.runtime import call_in_hub
+from geventws.runtime import HubRuntime, call_in_hub
 from geventws.threads import ThreadRuntime, ThreadTransport
 from geventws.transport import GeventTransport, SocketTransport
 
@@ -370,3 +370,58 @@ def test_a_call_to_a_thread_that_has_ended_is_an_error() -> None:
     wait_until(lambda: hubs[0].thread_ident not in sys._current_frames())
     with pytest.raises(InvalidState, match="has ended"):
         call_in_hub(hubs[0], print)
+
+
+@pytest.mark.parametrize("with_hub", [False, True], ids=["plain thread", "thread with a hub of its own"])
+def test_a_call_whose_thread_ends_meanwhile_is_an_error(with_hub: bool) -> None:
+    hubs: list[Any] = []
+    asked = get_original("_thread", "allocate_lock")()
+    asked.acquire()
+
+    def end_while_asked() -> None:
+        HubRuntime.current()
+        hubs.append(gevent.get_hub())
+        asked.acquire()  # Its loop does not run, and what it was asked to do is never done.
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    outcome: list[str] = []
+
+    def ask() -> None:
+        if with_hub:
+            gevent.get_hub()
+        try:
+            call_in_hub(hubs[0], print)
+        except InvalidState as error:
+            outcome.append(str(error))
+        if with_hub:
+            gevent.get_hub().destroy(destroy_loop=True)
+
+    get_original("_thread", "start_new_thread")(end_while_asked, ())
+    wait_until(lambda: hubs)
+    gevent.spawn_later(0.05, asked.release)
+    run_natively(ask)
+    assert outcome == ["the thread that the connection belongs to has ended"]
+
+
+def test_a_call_is_ended_whose_caller_has_given_up() -> None:
+    hub = gevent.get_hub()
+    ended: list[BaseException] = []
+    outcome: list[Any] = []
+
+    def wait_for_nobody() -> None:
+        try:
+            gevent.sleep(30)
+        except gevent.GreenletExit as error:
+            ended.append(error)
+
+    def ask() -> None:
+        try:
+            with gevent.Timeout(0.05):
+                call_in_hub(hub, wait_for_nobody)
+        except gevent.Timeout as error:
+            outcome.append(error)
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    run_natively(ask)
+    wait_until(lambda: ended)
+    assert len(outcome) == 1
