@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from types import TracebackType
 
 from gevent import GreenletExit, Timeout
 
@@ -15,13 +16,25 @@ from .codes import CloseCode
 from .exceptions import ConnectionClosed, HandshakeError, HandshakeRefused
 from .options import WebSocketOptions
 from .protocol import State
-from .scope import cooperative
+from .scope import cooperative, in_scope
+from .scope.membership import outside
 from .watchdog import watched
 from .websocket import WebSocket
 
-__all__ = ["call_application", "options_for", "surroundings"]
+__all__ = [
+    "ExcInfo",
+    "Headers",
+    "answered_too_late",
+    "call_application",
+    "options_for",
+    "surroundings",
+    "view_surroundings",
+]
 
 logger = logging.getLogger("geventws.handler")
+
+Headers = list[tuple[str, str]]
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
 def surroundings(subject: object, options: WebSocketOptions, scoped: bool) -> AbstractContextManager[object]:
@@ -35,6 +48,13 @@ def surroundings(subject: object, options: WebSocketOptions, scoped: bool) -> Ab
     return both
 
 
+def view_surroundings(scoped: bool) -> AbstractContextManager[object]:
+    """What a framework's view is called in: the server has called the framework in a scope or not before it knew the view."""
+    if in_scope() == scoped:
+        return nullcontext()
+    return cooperative() if scoped else outside()
+
+
 def options_for(application: object, path: str, options: WebSocketOptions) -> WebSocketOptions:
     """The options for a request of `path`. As in gevent-websocket, an application's `app_protocol` chooses its subprotocol."""
     app_protocol = getattr(application, "app_protocol", None)
@@ -45,14 +65,17 @@ def options_for(application: object, path: str, options: WebSocketOptions) -> We
 def call_application(
     websocket: WebSocket, application: Callable[[], object], refuse: Callable[[HandshakeError], object]
 ) -> None:
-    """Call `application`, which uses `websocket` or answers with HTTP, and close the connection if it has accepted it.
+    """Call `application`, which uses `websocket` or answers with HTTP, and begin to close the connection where it failed.
+
+    An exception after the accept is logged, and the peer told with 1011; that the peer left is none. When this returns, the
+    connection may still be open: closing it is the caller's.
 
     Args:
         refuse: answers with the HTTP response that an error before the accept stands for.
 
     Raises:
         Exception: what the application raised before the handshake was accepted; the server answers as it always does.
-        GreenletExit, KeyboardInterrupt, SystemExit: it was ended from outside; the peer is told.
+        GreenletExit, KeyboardInterrupt: it was ended from outside; the peer is told.
     """
     try:
         application()
@@ -78,6 +101,15 @@ def call_application(
         if not _accepted(websocket):
             raise
         _failed(websocket)
+
+
+def answered_too_late(websocket: WebSocket | None, status: str, exc_info: ExcInfo | None) -> None:
+    """`start_response(status, ..., exc_info)` was called after the accept, when there is nobody to respond to."""
+    if exc_info is not None and exc_info[1] is not None:
+        raise exc_info[1].with_traceback(exc_info[2])
+    if status.startswith("5") and websocket is not None:
+        # So frameworks tell of an exception that they have logged themselves.
+        websocket.start_closing(CloseCode.INTERNAL_ERROR)
 
 
 def _accepted(websocket: WebSocket) -> bool:

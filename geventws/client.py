@@ -28,7 +28,7 @@ from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original, is_module_patched
 
 from .exceptions import HandshakeRefused
-from .options import WebSocketOptions
+from .options import WebSocketOptions, choose_options
 from .protocol import Role
 from .protocol.connection import Connection
 from .protocol.deflate import Deflate
@@ -121,7 +121,7 @@ def connect(
         ValueError, TypeError: an argument is not what it has to be. Nothing has been sent.
     """
     try:
-        options = (options or WebSocketOptions()).replace(**changes)
+        options = choose_options(options, changes)
         if subprotocols:
             options = options.replace(subprotocols=subprotocols)
         _check_timeout(timeout)

@@ -6,8 +6,8 @@ import functools
 import inspect
 import sys
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -20,13 +20,12 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, RuleFactory
 from werkzeug.wsgi import ClosingIterator
 
+from .application import view_surroundings
 from .codes import CloseCode
 from .exceptions import ConnectionClosed, HandshakeError, HandshakeRefused
 from .middleware import WebSocketMiddleware
-from .options import OF_THE_SERVER, WebSocketOptions
+from .options import OF_THE_SERVER, WebSocketOptions, refuse_server_options
 from .protocol import State
-from .scope import cooperative, in_scope
-from .scope.membership import outside
 from .websocket import WebSocket
 
 __all__ = ["Sockets"]
@@ -235,7 +234,7 @@ class _WebSocketView:
         try:
             self._answer_handshake(app, opening, ws)
             view = app.ensure_sync(self.view) if self._is_async else self.view
-            with _surroundings(ws.cooperative):
+            with view_surroundings(ws.cooperative):
                 # A plain call where it can be: one with `**` keeps half a KiB of C stack for as long as the view runs.
                 response = view(ws, **values) if values else view(ws)
             if ws.state is State.CONNECTING and response is None:
@@ -278,13 +277,6 @@ class _WebSocketView:
         ws.before_accept = functools.partial(_session_cookies, app, state)
         if settings.accept:
             ws.accept()
-
-
-def _surroundings(scoped: bool) -> AbstractContextManager[object]:
-    """What the view is called in: the server has called the application in a scope or not before it knew the route."""
-    if in_scope() == scoped:
-        return nullcontext()
-    return cooperative() if scoped else outside()
 
 
 def _failed(app: Flask, ws: WebSocket, error: Exception) -> None:
@@ -348,7 +340,7 @@ def _configured(app: Flask) -> dict[str, Any]:
         if key not in WebSocketOptions.names():
             known = ", ".join(sorted(WebSocketOptions.names() - OF_THE_SERVER))
             raise ValueError(f"{name} is not an option of WebSockets; there are: {known}")
-        _refuse_server_options(name, {key})
+        refuse_server_options(name, {key})
         configured[key] = value
     return configured
 
@@ -369,7 +361,7 @@ class _Settings:
     def of(cls, options: dict[str, Any]) -> _Settings:
         """What of the `options` of a route is ours. Raises ValueError for a value that is out of range."""
         changes = {name: value for name, value in options.items() if name in WebSocketOptions.names()}
-        _refuse_server_options("The option of the route", changes.keys())
+        refuse_server_options("The option of the route", changes.keys())
         WebSocketOptions(**changes)
         return cls(options.get("accept", True), changes)
 
@@ -389,14 +381,6 @@ class _Settings:
 
 
 _NO_SETTINGS = _Settings()
-
-
-def _refuse_server_options(what: str, names: Collection[str]) -> None:
-    for name in OF_THE_SERVER.intersection(names):
-        raise ValueError(
-            f"{what} comes too late: {name} is obeyed before the application is asked. Set it on the server, as in "
-            f"WebSocketServer(..., {name}=...) or WebSocketHandler.configured({name}=...)."
-        )
 
 
 # Adding rules.

@@ -9,19 +9,17 @@ import io
 import logging
 from collections.abc import Callable, Iterable
 from http.client import HTTPException
-from types import TracebackType
 from typing import Any, TypeVar
 
 from gevent import Timeout, pywsgi
 from gevent.pywsgi import WSGIHandler
 
 from . import forwarded
-from .application import call_application, options_for, surroundings
-from .codes import CloseCode
+from .application import ExcInfo, Headers, answered_too_late, call_application, options_for, surroundings
 from .connections import OpenConnections
 from .exceptions import HandshakeError, InvalidState
 from .head import Fields, Incoming, environ_key, read_fields
-from .options import WebSocketOptions
+from .options import WebSocketOptions, choose_options
 from .protocol import State
 from .protocol.handshake import OpeningRequest, read_request, wants_websocket
 from .transport import GeventTransport, Listener
@@ -31,8 +29,6 @@ __all__ = ["Client", "WebSocketHandler"]
 
 logger = logging.getLogger("geventws.handler")
 
-Headers = list[tuple[str, str]]
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 HandlerClass = TypeVar("HandlerClass", bound="WebSocketHandler")
 
 _REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -108,9 +104,7 @@ class WebSocketHandler(WSGIHandler):
         Raises:
             ValueError, TypeError: as `WebSocketOptions` does.
         """
-        if options is not None and not isinstance(options, WebSocketOptions):
-            raise TypeError(f"options are a WebSocketOptions; got {options!r}. Single ones are given by their names.")
-        return type(cls.__name__, (cls,), {"options": (options or cls.options).replace(**changes)})
+        return type(cls.__name__, (cls,), {"options": choose_options(options, changes, cls.options)})
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         rfile = rfile or io.BufferedReader(Incoming(sock))
@@ -289,7 +283,8 @@ class WebSocketHandler(WSGIHandler):
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Callable[[bytes], Any]:
         """WSGI's: before the handshake is accepted it refuses it; afterwards there is nobody to respond to."""
         if self._upgraded:
-            return self._start_late_response(status, exc_info)
+            answered_too_late(self.websocket, status, exc_info)
+            return self.write
         if self.websocket is None and not wants_websocket((self.environ or {}).get("HTTP_UPGRADE")):
             write: Callable[[bytes], Any] = super().start_response(status, headers, exc_info)
             return write
@@ -297,14 +292,6 @@ class WebSocketHandler(WSGIHandler):
         write = super().start_response(status, [*fields, ("Connection", "close")], exc_info)
         self.close_connection = True
         return write
-
-    def _start_late_response(self, status: str, exc_info: ExcInfo | None) -> Callable[[bytes], Any]:
-        if exc_info is not None and exc_info[1] is not None:
-            raise exc_info[1].with_traceback(exc_info[2])
-        if status.startswith("5") and self.websocket is not None:
-            # So frameworks tell of an exception that they have logged themselves.
-            self.websocket.start_closing(CloseCode.INTERNAL_ERROR)
-        return self.write
 
     def write(self, data: bytes) -> None:
         if self._upgraded:

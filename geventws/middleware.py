@@ -16,21 +16,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from time import monotonic
-from types import TracebackType
 from typing import Any
 from wsgiref.util import is_hop_by_hop
 
 from gevent.monkey import get_original
 
 from . import forwarded
-from .application import call_application, options_for, surroundings
+from .application import ExcInfo, Headers, answered_too_late, call_application, options_for, surroundings
 from .codes import CloseCode
 from .connections import OpenConnections
 from .exceptions import HandshakeError, InvalidState
 from .handler import WebSocketHandler
 from .head import environ_key
 from .native import thread_ident
-from .options import WebSocketOptions
+from .options import WebSocketOptions, choose_options
 from .protocol import State
 from .protocol.handshake import read_request, wants_websocket
 from .runtime import HubRuntime, Runtime
@@ -45,8 +44,6 @@ __all__ = ["WebSocketMiddleware", "close_all_in_threads"]
 logger = logging.getLogger("geventws.handler")
 
 Application = Callable[[dict[str, Any], StartResponse], Any]
-Headers = list[tuple[str, str]]
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 # The real one: what is waited for happens in another thread.
 _sleep: Callable[[float], None] = get_original("time", "sleep")
@@ -100,7 +97,7 @@ class WebSocketMiddleware:
         if not callable(app):
             raise TypeError(f"WebSocketMiddleware is put around a WSGI application; got {app!r}")
         self.app = app
-        self.options = (options or WebSocketOptions()).replace(**changes)
+        self.options = choose_options(options, changes)
         self.websocket_class = websocket_class
         self.websockets = OpenConnections()
         """The open connections."""
@@ -248,11 +245,7 @@ class _Exchange:
     ) -> Callable[[bytes], object]:
         """WSGI's: before the handshake is accepted it refuses it; afterwards there is nobody to respond to."""
         if self._upgraded:
-            if exc_info is not None and exc_info[1] is not None:
-                raise exc_info[1].with_traceback(exc_info[2])
-            if status.startswith("5") and self._websocket is not None:
-                # So frameworks tell of an exception that they have logged themselves.
-                self._websocket.start_closing(CloseCode.INTERNAL_ERROR)
+            answered_too_late(self._websocket, status, exc_info)
         elif self._answered:
             # It is the server's to say that this is too late.
             self._server_start_response(status, headers, *([exc_info] if exc_info else []))

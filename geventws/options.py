@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from dataclasses import replace as _replace
 from functools import cached_property
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from .forwarded import TrustedProxies
 from .protocol.deflate import DeflateOptions
 
-__all__ = ["OF_THE_SERVER", "DeflateOptions", "WebSocketOptions"]
+__all__ = ["OF_THE_SERVER", "DeflateOptions", "WebSocketOptions", "choose_options", "refuse_server_options"]
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,29 @@ OF_THE_SERVER = frozenset(
     }
 )
 """Options that are obeyed before the application is asked, so that no framework's configuration can set them."""
+
+
+def choose_options(
+    options: WebSocketOptions | None, changes: Mapping[str, Any], default: WebSocketOptions | None = None
+) -> WebSocketOptions:
+    """`options`, or else `default`, with the fields of `changes` changed: what who takes both `options` and `**changes` means.
+
+    Raises:
+        TypeError, ValueError: `options` are none, and as `WebSocketOptions` does.
+    """
+    if options is not None and not isinstance(options, WebSocketOptions):
+        raise TypeError(f"options are a WebSocketOptions; got {options!r}. Single ones are given by their names.")
+    return (options or default or WebSocketOptions()).replace(**changes)
+
+
+def refuse_server_options(what: str, names: Collection[str], error: type[Exception] = ValueError) -> None:
+    """Raise `error` for those that are obeyed before an application is asked, where `what` sets them."""
+    for name in OF_THE_SERVER.intersection(names):
+        raise error(
+            f"{what} comes too late: {name} is obeyed before the application is asked. Set it on the server, as in "
+            f"WebSocketServer(..., {name}=...) or WebSocketHandler.configured({name}=...)."
+        )
+
 
 _NAMES = frozenset(field.name for field in fields(WebSocketOptions))
 

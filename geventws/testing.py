@@ -79,7 +79,7 @@ def connect(
     return application.connect(path, subprotocols, headers, cookies, origin, host, compression, options, timeout)
 
 
-class Refused(HandshakeError):
+class Refused(HandshakeRefused):
     """The opening handshake was answered with an ordinary HTTP response.
 
     `status` is "403 Forbidden", `status_code` 403, `headers` a list of pairs, `body` all of the body. `response` is what the
@@ -87,8 +87,7 @@ class Refused(HandshakeError):
     """
 
     def __init__(self, status: str, message: str, headers: list[tuple[str, str]], body: bytes, response: Any) -> None:
-        super().__init__(status, message, headers)
-        self.body = body
+        super().__init__(status, message, headers, body)
         self.response = response
 
     @property

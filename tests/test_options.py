@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from geventws import DeflateOptions, WebSocketOptions
+from geventws import (
+    DeflateOptions,
+    StreamServer,
+    WebSocketHandler,
+    WebSocketOptions,
+    WebSocketServer,
+    testing,
+)
+from geventws.client import connect
+from geventws.middleware import WebSocketMiddleware
 
 
 @pytest.mark.parametrize(
@@ -111,3 +121,22 @@ def test_where_the_scope_is_must_be_said_right(value: object) -> None:
 def test_the_watchdog_wants_seconds() -> None:
     with pytest.raises(ValueError, match="warn_blocked must be a number of seconds above 0"):
         WebSocketOptions(warn_blocked=0)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda options: WebSocketHandler.configured(options),
+        lambda options: WebSocketServer(0, print, options=options),
+        lambda options: StreamServer(0, print, options=options),
+        lambda options: WebSocketMiddleware(print, options),
+        lambda options: connect("ws://127.0.0.1:1/", options=options),
+        lambda options: testing.connect(print, options=options),
+    ],
+    ids=["handler", "server", "stream server", "middleware", "client", "testing"],
+)
+def test_whatever_takes_options_tells_of_others_how_to_give_them(take: Callable[[Any], object]) -> None:
+    with pytest.raises(TypeError, match=r"options are a WebSocketOptions; got {'max_queue': 5}\. Single ones"):
+        take({"max_queue": 5})
+    with pytest.raises(TypeError, match=r"options are a WebSocketOptions; got {}"):
+        take({})

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from ..options import OF_THE_SERVER, WebSocketOptions
+from ..options import OF_THE_SERVER, WebSocketOptions, refuse_server_options
 
-__all__ = ["configured", "refuse_server_options"]
+__all__ = ["configured"]
 
 
 def configured() -> dict[str, Any]:
@@ -35,12 +35,3 @@ def configured() -> dict[str, Any]:
     except ValueError as error:
         raise ImproperlyConfigured(f"GEVENTWS: {error}") from None
     return changes
-
-
-def refuse_server_options(what: str, names: Collection[str], error: type[Exception] = ValueError) -> None:
-    """Raises `error` for options that are obeyed before Django is asked."""
-    for name in OF_THE_SERVER.intersection(names):
-        raise error(
-            f"{what} comes too late: {name} is obeyed before the application is asked. Set it on the server, as in "
-            f"WebSocketServer(..., {name}=...) or WebSocketHandler.configured({name}=...)."
-        )

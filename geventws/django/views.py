@@ -9,7 +9,7 @@ import functools
 import logging
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, cast, overload
 from urllib.parse import urlsplit
@@ -23,15 +23,13 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 
+from ..application import view_surroundings
 from ..codes import CloseCode
 from ..exceptions import ConnectionClosed, HandshakeError, HandshakeRefused
-from ..options import WebSocketOptions
+from ..options import WebSocketOptions, refuse_server_options
 from ..protocol import State
 from ..protocol.handshake import wants_websocket
-from ..scope import cooperative, in_scope
-from ..scope.membership import outside
 from ..websocket import WebSocket
-from .conf import refuse_server_options
 from .database import close_connections
 from .middleware import websocket_of
 
@@ -207,7 +205,7 @@ def _converse(ws: WebSocket, settings: _Settings, view: View, request: HttpReque
         _prepare(ws, settings, request)
         if ws.state is State.CONNECTING and settings.accept_first(view):
             ws.accept()
-        with _surroundings(ws):
+        with view_surroundings(ws.cooperative):
             try:
                 response = view(request, *args, **kwargs)
             finally:
@@ -268,13 +266,6 @@ def _is_trusted(origin: str | None) -> bool:
         if host.startswith("*") and theirs.scheme == scheme and ("." + theirs.netloc).endswith(host.lstrip("*")):
             return True
     return False
-
-
-def _surroundings(ws: WebSocket) -> AbstractContextManager[object]:
-    """What the view is called in: the server has called Django in a scope or not before it knew the view."""
-    if in_scope() == ws.cooperative:
-        return nullcontext()
-    return cooperative() if ws.cooperative else outside()
 
 
 def _check_response(ws: WebSocket, response: object) -> None:

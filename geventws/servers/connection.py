@@ -31,13 +31,11 @@ class ServerConnection:
     """A connection that a server has accepted, and closes in the end. In between a WebSocket has it.
 
     Args:
-        server: the server's name, for messages.
         socket: the server's own: the standard library's or gevent's, plain or TLS.
         blocked: what else has to wait while one WebSocket is open, if so, and the remedy.
     """
 
-    def __init__(self, server: str, socket: Any, blocked: str | None = None) -> None:
-        self.server = server
+    def __init__(self, socket: Any, blocked: str | None = None) -> None:
         self.socket = socket
         self.blocked = blocked
         on_gevent = isinstance(socket, GeventSocket)

@@ -31,7 +31,7 @@ def find(environ: dict[str, Any], start_response: StartResponse) -> ServerConnec
 
 class _Connection(ServerConnection):
     def __init__(self, socket: Any, body: Any) -> None:
-        super().__init__("gunicorn", socket)
+        super().__init__(socket)
         self._body = body
 
     def read_ahead(self) -> bytes:

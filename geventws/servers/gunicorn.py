@@ -28,11 +28,12 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import VERSION, GeventWorker
 from gunicorn.workers.gthread import ThreadWorker
 
+from ..application import ExcInfo, Headers
 from ..codes import CloseCode
 from ..connections import OpenConnections
-from ..handler import ExcInfo, Headers, WebSocketHandler
+from ..handler import WebSocketHandler
 from ..middleware import close_all_in_threads
-from ..options import WebSocketOptions
+from ..options import WebSocketOptions, choose_options
 from ..scope import install
 from ..server import WebSocketServer
 
@@ -103,9 +104,7 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has
         Raises:
             ValueError, TypeError: as `WebSocketOptions` does.
         """
-        if options is not None and not isinstance(options, WebSocketOptions):
-            raise TypeError(f"options are a WebSocketOptions; got {options!r}. Single ones are given by their names.")
-        return type(cls.__name__, (cls,), {"options": (options or cls.options).replace(**changes)})
+        return type(cls.__name__, (cls,), {"options": choose_options(options, changes, cls.options)})
 
     @classmethod
     def endswith(cls, suffix: str) -> bool:

@@ -43,7 +43,7 @@ class _Connection(ServerConnection):
     def __init__(self, descriptor: int, on_gevent: bool, blocked: str | None) -> None:
         self._descriptor = descriptor
         kind: Any = GeventSocket if on_gevent else _socket.socket
-        super().__init__("uWSGI", kind(fileno=os.dup(descriptor)), blocked)
+        super().__init__(kind(fileno=os.dup(descriptor)), blocked)
 
     def hush(self, start_response: StartResponse, sent: int) -> None:
         # The server sends its answer all the same, and complains if nobody takes it.

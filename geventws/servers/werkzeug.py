@@ -22,7 +22,7 @@ def find(environ: dict[str, Any], start_response: StartResponse) -> ServerConnec
 
 class _Connection(ServerConnection):
     def __init__(self, socket: Any, reader: Any, blocked: str | None) -> None:
-        super().__init__("werkzeug", socket, blocked)
+        super().__init__(socket, blocked)
         self._reader = reader
 
     def read_ahead(self) -> bytes:

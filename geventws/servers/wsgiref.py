@@ -49,7 +49,7 @@ def _caller() -> Any:
 
 class _Connection(ServerConnection):
     def __init__(self, handler: Any, blocked: str | None) -> None:
-        super().__init__("wsgiref", handler.request_handler.connection, blocked)
+        super().__init__(handler.request_handler.connection, blocked)
         self._handler = handler
 
     def read_ahead(self) -> bytes:
