@@ -12,6 +12,7 @@ if os.environ.get("GEVENTWS_PATCHED") == "1":
 
 import contextlib
 import io
+import signal
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
@@ -50,6 +51,10 @@ if outdated():
         f"{len(outdated())} compiled modules are older than their sources. Either: python setup.py build_ext --inplace "
         "(with Cython, greenlet and setuptools), or: GEVENTWS_PURE_PYTHON=1"
     )
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell has it for what runs behind "&". Every server that is started would inherit it, and no Ctrl-C end it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from geventws import WebSocket, WebSocketHandler, compiled  # noqa: E402
 from geventws.middleware import WebSocketMiddleware  # noqa: E402
