@@ -101,8 +101,6 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from geventws.middleware import WebSocketMiddleware
 from geventws.threads import Service, ThreadRuntime
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # Who starts the tests may have it ignored.
-
 REQUEST = (b"GET / HTTP/1.1\\r\\nHost: x\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n"
            b"Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n\\r\\n")
 
