@@ -25,7 +25,6 @@ __all__ = [
     "ExcInfo",
     "Headers",
     "answered_too_late",
-    "call_application",
     "options_for",
     "surroundings",
     "view_surroundings",
@@ -62,45 +61,53 @@ def options_for(application: object, path: str, options: WebSocketOptions) -> We
     return options.replace(subprotocols=(subprotocol,)) if subprotocol else options
 
 
-def call_application(
-    websocket: WebSocket, application: Callable[[], object], refuse: Callable[[HandshakeError], object]
-) -> None:
-    """Call `application`, which uses `websocket` or answers with HTTP, and begin to close the connection where it failed.
+class Call:
+    """Put around the call of an application, which uses `websocket` or answers with HTTP: decides what an exception means.
 
-    An exception after the accept is logged, and the peer told with 1011; that the peer left is none. When this returns, the
-    connection may still be open: closing it is the caller's.
+    One after the accept is logged, and the peer told with 1011; that the peer left is none. Afterwards the connection may
+    still be open: closing it is the server's. What remains to be raised is
+
+    - what the application raised before the handshake was accepted: the server answers as it always does;
+    - GreenletExit and KeyboardInterrupt: it was ended from outside. The peer is told.
 
     Args:
         refuse: answers with the HTTP response that an error before the accept stands for.
-
-    Raises:
-        Exception: what the application raised before the handshake was accepted; the server answers as it always does.
-        GreenletExit, KeyboardInterrupt: it was ended from outside; the peer is told.
     """
-    try:
-        application()
-    except HandshakeError as error:
-        if websocket.state is not State.CONNECTING:
-            _failed(websocket)
-        elif isinstance(error, HandshakeRefused):
-            raise  # What another server has answered to the application is nothing for our client.
-        else:
-            refuse(error)
-    except ConnectionClosed:
-        # The peer left while the application was busy with it: that is how connections end. While ours is open, or
-        # not yet there, it is another one's end that the application has not reckoned with.
+
+    # Not a function that calls the application: its frame would be kept for as long as the connection lasts.
+    __slots__ = ("_refuse", "_websocket")
+
+    def __init__(self, websocket: WebSocket, refuse: Callable[[HandshakeError], object]) -> None:
+        self._websocket = websocket
+        self._refuse = refuse
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        return error is not None and self._deals_with(error)
+
+    def _deals_with(self, error: BaseException) -> bool:
+        websocket = self._websocket
+        if isinstance(error, GreenletExit | KeyboardInterrupt):
+            websocket.start_closing(CloseCode.GOING_AWAY)
+            return False
         if websocket.state is State.CONNECTING:
-            raise
-        if websocket.state is State.OPEN:
-            _failed(websocket)
-    except (GreenletExit, KeyboardInterrupt):
-        websocket.start_closing(CloseCode.GOING_AWAY)
-        raise
-    except (Exception, Timeout, SystemExit):
+            # What another server has answered to the application is nothing for our client.
+            if not isinstance(error, HandshakeError) or isinstance(error, HandshakeRefused):
+                return False
+            self._refuse(error)
+            return True
+        if isinstance(error, ConnectionClosed) and websocket.state is not State.OPEN:
+            # The peer left while the application was busy with it: that is how connections end. While ours is open it is
+            # another one's end that the application has not reckoned with.
+            return True
         # `sys.exit()` in a handler ends the handler: in the server's loop it would end everybody else's as well.
-        if not _accepted(websocket):
-            raise
-        _failed(websocket)
+        if not isinstance(error, Exception | Timeout | SystemExit) or _was_refused(websocket):
+            return False
+        logger.error("The application failed on %r", websocket, exc_info=error)
+        websocket.start_closing(CloseCode.INTERNAL_ERROR)
+        return True
 
 
 def answered_too_late(websocket: WebSocket | None, status: str, exc_info: ExcInfo | None) -> None:
@@ -112,13 +119,6 @@ def answered_too_late(websocket: WebSocket | None, status: str, exc_info: ExcInf
         websocket.start_closing(CloseCode.INTERNAL_ERROR)
 
 
-def _accepted(websocket: WebSocket) -> bool:
-    """Whether it has been open. One that was refused is closed, too, but has no code for it."""
-    return websocket.state is not State.CONNECTING and (
-        websocket.state is not State.CLOSED or websocket.close_code is not None
-    )
-
-
-def _failed(websocket: WebSocket) -> None:
-    logger.exception("The application failed on %r", websocket)
-    websocket.start_closing(CloseCode.INTERNAL_ERROR)
+def _was_refused(websocket: WebSocket) -> bool:
+    """Whether it has never been open: then it is closed, and has no code for it."""
+    return websocket.state is State.CLOSED and websocket.close_code is None

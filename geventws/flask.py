@@ -82,9 +82,8 @@ class Sockets:
             raise TypeError(f"Sockets is for a Flask application; got {app!r}")
         WebSocketOptions(**_configured(app))
         self._app = weakref.ref(app)
-        if not isinstance(app.wsgi_app, WebSocketMiddleware):
-            # For servers that do not put WebSockets there themselves.
-            vars(app)["wsgi_app"] = WebSocketMiddleware(app.wsgi_app)
+        if "geventws" not in app.extensions and not isinstance(app.wsgi_app, WebSocketMiddleware):
+            vars(app)["wsgi_app"] = _with_websockets(app.wsgi_app)
         app.extensions["geventws"] = self
         for name, converter in self._url_map.converters.items():
             app.url_map.converters.setdefault(name, converter)
@@ -213,30 +212,38 @@ class _UrlMap:
                 self._url_map.add(rule)
 
 
-# The view that Flask calls.
+# What the server calls, and what Flask calls.
 
 
-@dataclass(frozen=True)
-class _WebSocketView:
-    """What Flask calls for a websocket view. Equal for equal views, so that one view may have several rules."""
+def _with_websockets(wsgi_app: Callable[..., Any]) -> Callable[..., Any]:
+    """`wsgi_app`, behind a `WebSocketMiddleware` where the server does not put WebSockets there itself."""
+    middleware = WebSocketMiddleware(wsgi_app)
 
-    view: View
+    # A function, for the same reason as `_websocket_view`.
+    def wsgi_app_with_websockets(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if "wsgi.websocket" in environ:
+            return wsgi_app(environ, start_response)
+        return middleware(environ, start_response)
 
-    @property
-    def __name__(self) -> str:
-        return getattr(self.view, "__name__", type(self.view).__name__)
+    return wsgi_app_with_websockets
 
-    def __call__(self, **values: Any) -> Any:
+
+def _websocket_view(view: View) -> View:
+    """What Flask calls for `view`. A function: an object that is called keeps more C stack for as long as the view runs."""
+    # As Flask finds it out, which takes a while.
+    is_async = inspect.iscoroutinefunction(view)
+
+    def websocket_view(**values: Any) -> Any:
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # a proxy's own method
         opening: Request = request._get_current_object()  # type: ignore[attr-defined]  # a proxy's own method
         ws = _websocket_of(opening)
         response = None
         try:
-            self._answer_handshake(app, opening, ws)
-            view = app.ensure_sync(self.view) if self._is_async else self.view
+            _answer_handshake(app, opening, ws)
+            handle = app.ensure_sync(view) if is_async else view
             with view_surroundings(ws.cooperative):
                 # A plain call where it can be: one with `**` keeps half a KiB of C stack for as long as the view runs.
-                response = view(ws, **values) if values else view(ws)
+                response = handle(ws, **values) if values else handle(ws)
             if ws.state is State.CONNECTING and response is None:
                 ws.accept()  # It returned without a word: that is no refusal.
         except ConnectionClosed as error:
@@ -263,20 +270,28 @@ class _WebSocketView:
             return response  # The view, or what it is decorated with, answers with HTTP: a redirect to the login, say.
         return _AcceptedResponse()
 
-    @functools.cached_property
-    def _is_async(self) -> bool:
-        # As Flask finds it out, which takes a while.
-        return inspect.iscoroutinefunction(self.view)
+    functools.update_wrapper(websocket_view, view, updated=())
+    websocket_view.__name__ = _name_of(view)
+    setattr(websocket_view, _VIEW, view)
+    return websocket_view
 
-    def _answer_handshake(self, app: Flask, opening: Request, ws: WebSocket) -> None:
-        if ws.state is not State.CONNECTING:
-            return  # `before_request` has been there.
-        settings: _Settings = getattr(opening.url_rule, _SETTINGS, _NO_SETTINGS)
-        ws.options = settings.options(app, ws.options)
-        state = session._get_current_object()  # type: ignore[attr-defined]  # a proxy's own method
-        ws.before_accept = functools.partial(_session_cookies, app, state)
-        if settings.accept:
-            ws.accept()
+
+_VIEW = "_geventws_view"
+
+
+def _name_of(view: View) -> str:
+    return getattr(view, "__name__", type(view).__name__)
+
+
+def _answer_handshake(app: Flask, opening: Request, ws: WebSocket) -> None:
+    if ws.state is not State.CONNECTING:
+        return  # `before_request` has been there.
+    settings: _Settings = getattr(opening.url_rule, _SETTINGS, _NO_SETTINGS)
+    ws.options = settings.options(app, ws.options)
+    state = session._get_current_object()  # type: ignore[attr-defined]  # a proxy's own method
+    ws.before_accept = functools.partial(_session_cookies, app, state)
+    if settings.accept:
+        ws.accept()
 
 
 def _failed(app: Flask, ws: WebSocket, error: Exception) -> None:
@@ -391,8 +406,8 @@ def _add_websocket_rule(app: Flask, rule: str, endpoint: str | None, view: View 
     settings = _Settings.of(options)
     for name in ("accept", *settings.changes):
         options.pop(name, None)
-    view_func = None if view is None else _WebSocketView(view)
-    endpoint = endpoint or (view_func.__name__ if view_func is not None else None)
+    endpoint = endpoint or (None if view is None else _name_of(view))
+    view_func = None if view is None else _view_func(app, endpoint, view)
     options = {"provide_automatic_options": False, **options, "websocket": True}
     type(app).add_url_rule(app, rule, endpoint, view_func, **options)
     added = next(
@@ -401,12 +416,20 @@ def _add_websocket_rule(app: Flask, rule: str, endpoint: str | None, view: View 
     setattr(added, _SETTINGS, settings)
 
 
+def _view_func(app: Flask, endpoint: str | None, view: View) -> View:
+    """What stands for `view` at `endpoint`: if it has another rule there, the same as for that."""
+    known = app.view_functions.get(endpoint or "")
+    if known is not None and getattr(known, _VIEW, None) == view:
+        return known
+    return _websocket_view(view)
+
+
 def _add_to_blueprint(
     state: BlueprintSetupState, rule: str, endpoint: str | None, view: View, options: dict[str, Any]
 ) -> None:
     """`blueprint.add_url_rule`, when the blueprint is registered: prefix, name and defaults are added by Flask."""
     with _websocket_rules_only(cast(Flask, state.app)):
-        state.add_url_rule(rule, endpoint or _WebSocketView(view).__name__, view, **options)
+        state.add_url_rule(rule, endpoint or _name_of(view), view, **options)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from gevent import Timeout, pywsgi
 from gevent.pywsgi import WSGIHandler
 
 from . import forwarded
-from .application import ExcInfo, Headers, answered_too_late, call_application, options_for, surroundings
+from .application import Call, ExcInfo, Headers, answered_too_late, options_for, surroundings
 from .connections import OpenConnections
 from .exceptions import HandshakeError, InvalidState
 from .head import Fields, Incoming, environ_key, read_fields
@@ -247,7 +247,11 @@ class WebSocketHandler(WSGIHandler):
             return
         self._clients[self._client_key] = Client(self.client_address, websocket)
         try:
-            self._call_application(websocket)
+            with surroundings(websocket, self.options, bool(self.options.cooperative)), Call(websocket, self._refuse):
+                self._call_application(websocket)
+            self._forget_client(websocket)
+            if self._upgraded:
+                websocket.close()
         finally:
             self._leave()
 
@@ -330,17 +334,6 @@ class WebSocketHandler(WSGIHandler):
 
     def _call_application(self, websocket: WebSocket) -> None:
         try:
-            with surroundings(websocket, self.options, bool(self.options.cooperative)):
-                call_application(websocket, self._run_to_the_end, self._refuse)
-        finally:
-            self._forget_client(websocket)
-        if self._upgraded:
-            websocket.close()
-
-    def _run_to_the_end(self) -> None:
-        websocket = self.websocket
-        assert websocket is not None
-        try:
             self.result = self.application(self.environ, self.start_response)
             if self.result is None and self._upgraded:
                 self.result = ()  # Old programs return nothing.
@@ -358,6 +351,7 @@ class WebSocketHandler(WSGIHandler):
         websocket = self.websocket
         if websocket is None:
             return
+        self._forget_client(websocket)
         websocket.hang_up()
         OpenConnections.of(self.server).remove(websocket)
         if self._upgraded:

@@ -22,7 +22,7 @@ from wsgiref.util import is_hop_by_hop
 from gevent.monkey import get_original
 
 from . import forwarded
-from .application import ExcInfo, Headers, answered_too_late, call_application, options_for, surroundings
+from .application import Call, ExcInfo, Headers, answered_too_late, options_for, surroundings
 from .codes import CloseCode
 from .connections import OpenConnections
 from .exceptions import HandshakeError, InvalidState
@@ -43,7 +43,7 @@ __all__ = ["WebSocketMiddleware", "close_all_in_threads"]
 
 logger = logging.getLogger("geventws.handler")
 
-Application = Callable[[dict[str, Any], StartResponse], Any]
+Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 # The real one: what is waited for happens in another thread.
 _sleep: Callable[[float], None] = get_original("time", "sleep")
@@ -108,14 +108,10 @@ class WebSocketMiddleware:
         if proxies is not None:
             forwarded.apply(environ, proxies)
         if "wsgi.websocket" in environ or not wants_websocket(environ.get("HTTP_UPGRADE")):
-            return self._pass(environ, start_response)
+            return self.app(environ, start_response)
         if isinstance(getattr(start_response, "__self__", None), WebSocketHandler):
-            return self._pass(environ, start_response)  # It has decided that this is ordinary HTTP.
+            return self.app(environ, start_response)  # It has decided that this is ordinary HTTP.
         return _Exchange(self, environ, start_response).run()
-
-    def _pass(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        response: Iterable[bytes] = self.app(environ, start_response)
-        return response
 
 
 class _Exchange:
@@ -171,8 +167,8 @@ class _Exchange:
         websocket.after_close = self._closed
         _served[websocket] = connection.runtime
         try:
-            with self._surroundings(websocket):
-                call_application(websocket, self._call, self._refuse)
+            with self._surroundings(websocket), Call(websocket, self._refuse):
+                self._call()
             if self._upgraded:
                 websocket.close()
         finally:
@@ -218,7 +214,7 @@ class _Exchange:
     # The application.
 
     def _call(self) -> None:
-        result = self._middleware.app(self._environ, self._start_response)
+        result: Any = self._middleware.app(self._environ, self._start_response)
         handed_over = False
         try:
             # Old programs return nothing once they have had their WebSocket.
