@@ -265,7 +265,7 @@ cdef class Poller:
     cdef Watch next_watch(self):
         """The next one that is ready, if it still wants to be told. None if the kernel tells of one that is gone."""
         cdef uint64_t told = self._ready[self._at].data.u64
-        cdef Py_ssize_t place = <Py_ssize_t>(told & 0xFFFFFFFF)
+        cdef Py_ssize_t place = <unsigned>told
         cdef Watch watch
         if place < len(self._watches):
             watch = self._watches[place]

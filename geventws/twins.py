@@ -23,6 +23,7 @@ COMPILED = {
     "geventws.scope.calling": ".c",
     "geventws.scope.local": ".py",
     "geventws.protocol.masking": ".pyx",
+    "geventws.protocol.plain": ".pyx",
     "geventws.protocol.payload": ".pyx",
     "geventws.protocol.messages": ".py",
     "geventws.protocol.frames": ".py",

@@ -592,14 +592,14 @@ class WebSocketBase:
         if transport.backlog:
             self._wait_for_room(connection)
         if binary is None and type(message) is str:
-            payload, opcode = message.encode(), _TEXT
+            connection.send_text(message)
         elif binary is None and type(message) is bytes:
-            payload, opcode = message, _BINARY
+            connection.send_message(message, _BINARY)
         else:
             payload, opcode = _encode(message, binary)
+            connection.send_message(payload, opcode)
         if self._logging:
             self._log_message(">", message)
-        connection.send_message(payload, opcode)
         if not self._leaves_later(connection) and not self._flush(connection):
             self._wait_until_sent(connection)
 

@@ -4,6 +4,7 @@ cimport cython
 from .frames cimport build_frame, build_header, parse_header
 from .masking cimport apply_mask, unmask
 from .messages cimport Assembly
+from .plain cimport read_text, server_frame, text_frame
 
 cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _FIN, _MASKED, _RSV1, _FINAL_TEXT, _FINAL_BINARY
 cdef Py_ssize_t _LARGE, _UNCOPIED, _ROOM
@@ -38,9 +39,9 @@ cdef class Connection:
 
     cpdef receive_data(self, bytes data)
     cpdef receive_eof(self)
-    @cython.locals(data=bytes, at=Py_ssize_t, there=Py_ssize_t, first="unsigned char", size=Py_ssize_t, start=Py_ssize_t, end=Py_ssize_t, payload=bytes)
+    @cython.locals(data=bytes, at=Py_ssize_t, there=Py_ssize_t, first="unsigned char", size=Py_ssize_t, start=Py_ssize_t, end=Py_ssize_t)
     cpdef next_event(self)
-    cdef _text(self, bytes payload)
+    cdef _read_text(self, bytes data, Py_ssize_t start, Py_ssize_t size)
     @cython.locals(data=bytes, first=int, size=Py_ssize_t, start=Py_ssize_t, end=Py_ssize_t, key=bytes, opcode=int, payload=bytes)
     cdef _next_event(self)
     @cython.locals(opcode=int, message=Assembly)
@@ -55,6 +56,8 @@ cdef class Connection:
     cdef _fail(self, error)
     cdef _drop_input(self)
     cpdef send_message(self, bytes payload, int opcode)
+    @cython.locals(frame=bytes)
+    cpdef send_text(self, str text)
     @cython.locals(frame=bytes)
     cpdef send_shared(self, bytes payload, int opcode, dict frames)
     cdef _send_control(self, int opcode, bytes payload)

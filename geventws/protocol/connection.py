@@ -17,7 +17,8 @@ from ..exceptions import ConnectionClosed, InvalidPayload, ProtocolError
 from .deflate import Deflate, refuse_compressed
 from .frames import FIN, MASKED, MAX_CONTROL_PAYLOAD, RSV1, build_frame, build_header, parse_header
 from .masking import apply_mask, unmask
-from .messages import Assembly, not_utf8, too_big
+from .messages import Assembly, decode_text, not_utf8, too_big
+from .plain import read_text, server_frame, text_frame
 from .states import Event, State, next_state
 
 __all__ = ["CloseReceived", "Connection", "Message", "PingReceived", "PongReceived", "Role"]
@@ -182,6 +183,8 @@ class Connection:
         data = self.unparsed
         at = self._offset
         there = len(data) - at
+        if not there and self.expected < 0:
+            return None
         if self._usual and there > 6 and self._assembly is None and self.state is _OPEN:
             first = data[at]
             size = data[at + 1] - _MASKED
@@ -195,20 +198,19 @@ class Connection:
                 return self._next_event()
             end = start + size
             if first in (_FINAL_TEXT, _FINAL_BINARY) and size >= 0 and end <= len(data):
-                payload = unmask(data, start, size, start - 4)
                 if end == len(data):
                     self.unparsed = b""
                 else:
                     self._offset = end
-                if first == _FINAL_BINARY:
-                    self.messages_received += 1
-                    return payload
-                return self._text(payload)
+                if first == _FINAL_TEXT:
+                    return self._read_text(data, start, size)
+                self.messages_received += 1
+                return unmask(data, start, size, start - 4)
         return self._next_event()
 
-    def _text(self, payload: bytes) -> str | None:
+    def _read_text(self, data: bytes, start: int, size: int) -> str | None:
         try:
-            text = payload.decode()
+            text = read_text(data, start, size, start - 4)
         except UnicodeDecodeError as error:
             self._fail(not_utf8(error))
             return None
@@ -262,10 +264,9 @@ class Connection:
                     continue  # We sent a Close frame: what the peer still sends before it answers is dropped unseen.
                 if deflate is not None:
                     payload = deflate.inflate_whole(payload, self._max_message_size)
-                if opcode == _TEXT:
-                    return self._text(payload)
+                whole = decode_text(payload) if opcode == _TEXT else payload
                 self.messages_received += 1
-                return payload
+                return whole
         except ProtocolError as error:
             self._fail(error)
         return None
@@ -412,10 +413,21 @@ class Connection:
         elif self._mask_out:
             self._queue(FIN | opcode, payload)
         elif len(payload) < _UNCOPIED:
-            self._append(build_frame(_FIN | opcode, payload))
+            self._append(server_frame(_FIN | opcode, payload))
         else:
             self._append(build_header(_FIN | opcode, len(payload)))
             self._append(payload)
+
+    def send_text(self, text: str) -> None:
+        """As `send_message`, for text that is yet to be encoded. Raises UnicodeEncodeError for a lone surrogate, too."""
+        if self._deflate is not None or self._mask_out or len(text) >= _UNCOPIED:
+            self.send_message(text.encode(), _TEXT)
+            return
+        if self.state is not _OPEN:
+            raise self.closed_error()
+        frame = text_frame(text)
+        self.messages_sent += 1
+        self._append(frame)
 
     def send_shared(self, payload: bytes, opcode: int, frames: dict[object, bytes]) -> None:
         """As `send_message`, for a message that goes to many: the first endpoint of a kind leaves its frame in `frames`."""

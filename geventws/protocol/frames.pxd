@@ -2,9 +2,9 @@
 cimport cython
 
 from .masking cimport apply_mask
+from .plain cimport server_frame
 
 cdef int _FIN, _MASKED, _MAX_CONTROL_PAYLOAD, _RSV1, _RSV2_RSV3
-cdef dict _SHORT
 cdef object _uint16, _uint64, _head16, _head64
 
 @cython.locals(available=Py_ssize_t, first="unsigned char", second="unsigned char", opcode="unsigned char", width=int, start=Py_ssize_t)
@@ -12,7 +12,6 @@ cpdef tuple parse_header(bytes data, Py_ssize_t offset, bint masked)
 
 cdef int _check_length_so_far(bytes octets, int width) except -1
 
-@cython.locals(size=Py_ssize_t)
 cpdef bytes build_frame(int first, bytes payload, bytes key=*)
 
 cpdef bytes build_header(int first, Py_ssize_t size, int masked=*)

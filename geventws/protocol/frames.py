@@ -9,6 +9,7 @@ from struct import Struct
 
 from ..exceptions import ProtocolError
 from .masking import apply_mask
+from .plain import server_frame
 
 __all__ = [
     "FIN",
@@ -36,8 +37,6 @@ _uint16 = Struct("!H")
 _uint64 = Struct("!Q")
 _head16 = Struct("!BBH").pack
 _head64 = Struct("!BBQ").pack
-# The two-octet header of every frame with a short payload, by (first octet, length): built once.
-_SHORT = {first: [bytes((first, size)) for size in range(126)] for first in (0x81, 0x82, 0x88, 0x89, 0x8A)}
 
 
 def parse_header(data: bytes, offset: int, masked: bool) -> tuple[int, int, int, bytes | None] | None:
@@ -107,12 +106,9 @@ def _check_length_so_far(octets: bytes, width: int) -> None:
 
 def build_frame(first: int, payload: bytes, key: bytes | None = None) -> bytes:
     """The frame of `payload`, `first` being its first octet (FIN, reserved bits, opcode); masked if `key` is given."""
-    size = len(payload)
-    if key is not None:
-        return build_header(first, size, MASKED) + key + apply_mask(payload, key)
-    if size < 126 and first in _SHORT:
-        return _SHORT[first][size] + payload
-    return build_header(first, size) + payload
+    if key is None:
+        return server_frame(first, payload)
+    return build_header(first, len(payload), MASKED) + key + apply_mask(payload, key)
 
 
 def build_header(first: int, size: int, masked: int = 0) -> bytes:

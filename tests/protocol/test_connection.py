@@ -151,6 +151,26 @@ def test_a_client_sends_a_message_in_one_frame_with_a_mask(opcode: int, size: in
     assert sent.key is not None
 
 
+@pytest.mark.parametrize("of", [server, client])
+@pytest.mark.parametrize("text", ["", "x", "é" * 62 + "x", "é" * 63, "x" * 32767, "x" * 32768, "€" * 32767])
+def test_text_is_sent_as_its_utf_8_would_be(of: Callable[[], Connection], text: str) -> None:
+    connection = of()
+    connection.send_text(text)
+    assert sent_by(connection) == [(TEXT, text.encode())]
+    assert connection.messages_sent == 1
+    assert connection.queued == 0
+
+
+@pytest.mark.parametrize("text", ["\ud800", "x" * 40000 + "\ud800"])
+def test_text_that_has_no_utf_8_is_not_sent_and_the_connection_lives(text: str) -> None:
+    connection = server()
+    with pytest.raises(UnicodeEncodeError):
+        connection.send_text(text)
+    assert connection.messages_sent == 0
+    connection.send_text("next")
+    assert sent_by(connection) == [(TEXT, b"next")]
+
+
 def test_a_client_masks_every_frame_with_a_new_key() -> None:
     connection = client()
     for _ in range(20):
@@ -548,6 +568,8 @@ def test_on_a_connection_that_is_closing_nothing_more_is_sent(way: str, told: tu
     connection.data_to_send()
     for send in (
         lambda: connection.send_message(b"x", TEXT),
+        lambda: connection.send_text("x"),
+        lambda: connection.send_text("x" * 40000),
         lambda: connection.send_ping(),
         lambda: connection.send_pong(),
         lambda: connection.send_ping(bytes(126)),
@@ -822,7 +844,7 @@ def test_a_pair_compresses_both_ways_whatever_both_sides_want(client_options: De
         pair, _ = negotiated(server_options, client_options)
         for message in messages:
             pair.server.send_message(message.encode(), TEXT)
-            pair.client.send_message(message.encode(), TEXT)
+            pair.client.send_text(message)
         assert pair.exchange() == (messages, messages)
         pair.client.close()
         assert pair.exchange() == ([CloseReceived(1000, "")], [CloseReceived(1000, "")])
