@@ -153,7 +153,8 @@ class WebSocketHandler(WSGIHandler):
         except (BrokenPipeError, ConnectionResetError):
             pass  # The client left before it could be told what was wrong with its request.
         finally:
-            self._leave()
+            if self.prevent_wsgi_call:
+                self._leave()  # Nobody else has: whoever calls this has driven it.
             self.websocket = None
 
     def handle_one_request(self) -> Any:
@@ -247,9 +248,11 @@ class WebSocketHandler(WSGIHandler):
             return
         self._clients[self._client_key] = Client(self.client_address, websocket)
         try:
-            with surroundings(websocket, self.options, bool(self.options.cooperative)), Call(websocket, self._refuse):
-                self._call_application(websocket)
-            self._forget_client(websocket)
+            try:
+                with surroundings(websocket, self.options, bool(self.options.cooperative)), Call(websocket, self._refuse):
+                    self._call_application(websocket)
+            finally:
+                self._forget_client(websocket)
             if self._upgraded:
                 websocket.close()
         finally:
@@ -351,7 +354,6 @@ class WebSocketHandler(WSGIHandler):
         websocket = self.websocket
         if websocket is None:
             return
-        self._forget_client(websocket)
         websocket.hang_up()
         OpenConnections.of(self.server).remove(websocket)
         if self._upgraded:

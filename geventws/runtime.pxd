@@ -5,4 +5,4 @@ cdef class Runtime:
 
 cdef class HubRuntime(Runtime):
     cdef object __weakref__
-    cdef object _hub
+    cdef readonly object _hub

@@ -9,7 +9,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from gevent import kill, spawn_raw
 from gevent._hub_local import get_hub_if_exists
@@ -95,21 +95,19 @@ class HubRuntime(Runtime):
 
     __slots__ = ("__weakref__", "_hub")
 
-    _of_hub: ClassVar[weakref.WeakKeyDictionary[Hub, HubRuntime]] = weakref.WeakKeyDictionary()
-
     def __init__(self, hub: Hub) -> None:
         self.thread = hub.thread_ident
-        # It must not keep the hub, which the dictionary above lets go with its thread.
+        # It must not keep the hub, which goes with its thread though a connection of it may be held on to.
         self._hub = weakref.ref(hub)
 
     @classmethod
     def current(cls) -> HubRuntime:
         """That of the current thread, which gets a hub if it has none."""
         hub = get_hub()
-        runtime = cls._of_hub.get(hub)
-        if runtime is None:
+        runtime: HubRuntime | None = getattr(_local, "runtime", None)
+        if runtime is None or runtime._hub() is not hub:
             _be_present(hub)
-            runtime = cls._of_hub[hub] = cls(hub)
+            runtime = _local.runtime = cls(hub)
         return runtime
 
     def _living_hub(self) -> Hub:

@@ -30,6 +30,7 @@ cdef class SocketTransport(Transport):
     cdef bint _discarding
     cdef public object _drainers
     cdef bint _eof
+    cdef bint _holds_back
     cdef bint _finishing
     cdef object _listener
     cdef public Readiness _readiness

@@ -180,6 +180,7 @@ class SocketTransport(Transport):
         "_drainers",
         "_eof",
         "_finishing",
+        "_holds_back",
         "_listener",
         "_readiness",
         "_socket",
@@ -193,6 +194,8 @@ class SocketTransport(Transport):
     def __init__(self, socket: Any, raw: Any, readiness: Readiness, listener: Listener) -> None:
         self._socket = socket
         self._stream = TLSStream(socket) if isinstance(socket, SSLSocket | ssl.SSLSocket) else Stream(raw)
+        # TLS may have taken from the socket what it has not given to us yet. A plain socket says itself whether there is more.
+        self._holds_back = isinstance(self._stream, TLSStream)
         self._listener: Listener | None = listener
         self._readiness = readiness
         readiness.readable = self._stream.pending()
@@ -254,7 +257,6 @@ class SocketTransport(Transport):
     def read(self, expected: int = 0) -> bytes | None:
         if self._closed or self._eof or self._finishing:
             return b""
-        # A plain socket says itself whether there is more, TLS may hold back what the socket has given it already.
         self._readiness.readable = False
         try:
             data = self._stream.receive(_LARGE_READ if expected > _USUAL_READ else _USUAL_READ)
@@ -262,7 +264,10 @@ class SocketTransport(Transport):
             data = b""
         if data is None:
             return None
-        self._received(len(data))
+        if self._holds_back or not data:
+            self._received(len(data))
+        else:
+            self.bytes_received += len(data)
         return data
 
     def read_into(self, target: memoryview) -> int:

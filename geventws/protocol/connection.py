@@ -427,7 +427,8 @@ class Connection:
             raise self.closed_error()
         frame = text_frame(text)
         self.messages_sent += 1
-        self._append(frame)
+        self._out.append(frame)
+        self.queued += len(frame)
 
     def send_shared(self, payload: bytes, opcode: int, frames: dict[object, bytes]) -> None:
         """As `send_message`, for a message that goes to many: the first endpoint of a kind leaves its frame in `frames`."""
@@ -503,8 +504,11 @@ class Connection:
     def next_to_send(self) -> bytes:
         """The same, bit by bit: a large payload comes by itself, uncopied. To be called until nothing is `queued`."""
         out = self._out
-        if len(out) < 2:
-            return self.data_to_send()
+        if len(out) == 1:
+            self.queued = 0
+            return out.pop()
+        if not out:
+            return b""
         count = 0
         while count < len(out) and len(out[count]) < _UNCOPIED:
             count += 1

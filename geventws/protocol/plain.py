@@ -17,6 +17,7 @@ _head64 = Struct("!BBQ").pack
 _FINAL_TEXT = 0x81
 # The two-octet header of every frame with a short payload, by (first octet, length): built once.
 _SHORT = {first: [bytes((first, size)) for size in range(126)] for first in (0x81, 0x82, 0x88, 0x89, 0x8A)}
+_SHORT_TEXT = _SHORT[_FINAL_TEXT]
 
 
 def read_text(data: bytes, start: int, size: int, key_at: int) -> str:
@@ -39,4 +40,6 @@ def server_frame(first: int, payload: bytes) -> bytes:
 
 def text_frame(text: str) -> bytes:
     """The frame of a text message. Raises UnicodeEncodeError for a lone surrogate, which UTF-8 does not have."""
-    return server_frame(_FINAL_TEXT, text.encode())
+    payload = text.encode()
+    size = len(payload)
+    return _SHORT_TEXT[size] + payload if size < 126 else server_frame(_FINAL_TEXT, payload)
