@@ -5,7 +5,15 @@ cdef extern from *:
     """
     #ifdef __linux__
     #include <sys/epoll.h>
+    #include <time.h>
     #define HAVE_EPOLL 1
+    /* It takes some nanoseconds, and is some milliseconds behind. */
+    static inline long long coarse_time(void)
+    {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+        return now.tv_sec * 1000000000LL + now.tv_nsec;
+    }
     #else
     #define HAVE_EPOLL 0
     #include <stdint.h>
@@ -19,9 +27,11 @@ cdef extern from *:
     #define epoll_create1(flags) (-1)
     #define epoll_ctl(poller, what, fd, event) (-1)
     #define epoll_wait(poller, events, most, timeout) (-1)
+    #define coarse_time() (0LL)
     #endif
     """
     bint HAVE_EPOLL
+    long long coarse_time() noexcept nogil
     unsigned EPOLLIN
     int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL
     ctypedef union epoll_data_t:
@@ -34,8 +44,9 @@ cdef extern from *:
     int epoll_wait(int poller, epoll_event *events, int most, int timeout) nogil
 
 cdef enum:
-    # How many sockets are told of in one go, before the hub looks at anything else.
+    # How many sockets are told of in one go, and for how many nanoseconds, before the hub looks at anything else.
     BATCH = 128
+    TURN = 5000000
     SCRATCH = 64 * 1024
 
 cdef class Stream:
@@ -58,6 +69,8 @@ cdef class Poller:
     cdef epoll_event _ready[BATCH]
     cdef int _at
     cdef int _count
+    cdef bint _serving
+    cdef long long _turn_ends
 
     cdef int add(self, Watch watch) except -1
     cdef int register(self, Watch watch) except -1
@@ -67,6 +80,7 @@ cdef class Poller:
     cdef Watch next_watch(self)
     cdef object next_receiver(self, hub)
     cpdef poll(self)
+    cdef int serve(self) except -1
     cdef int begin_anew(self) except -1
     cpdef renew(self)
 

@@ -275,13 +275,25 @@ cdef class Poller:
 
     cpdef poll(self):
         """In the hub: some are ready."""
+        if self._serving:
+            return  # Somebody runs the hub's loop within a callback of this.
+        self._serving = True
+        self._turn_ends = coarse_time() + TURN
+        try:
+            self.serve()
+        finally:
+            self._serving = False
+
+    cdef int serve(self) except -1:
+        """Tell those that are ready, for as long as a turn may last: whoever is left is told in the next one, before others."""
         cdef Watch watch
         cdef int gone = 0
-        if self._at < self._count:
-            return  # Somebody runs the hub's loop within a callback of this.
-        self._count = epoll_wait(self._descriptor, self._ready, BATCH, 0)
-        self._at = 0
+        if self._at >= self._count:
+            self._count = epoll_wait(self._descriptor, self._ready, BATCH, 0)
+            self._at = 0
         while self._at < self._count:
+            if coarse_time() >= self._turn_ends:
+                return 0
             watch = self.next_watch()
             self._at += 1
             if watch is None:
@@ -295,11 +307,12 @@ cdef class Poller:
         if gone and gone == self._count:
             self.begin_anew()
         self._count = 0
+        return 0
 
     cdef object next_receiver(self, hub):
         """Instead of to the hub, switch to the next greenlet whose socket is ready, if that is what the hub would do next."""
         cdef Watch watch
-        while self._at < self._count and _is_plain():
+        while self._at < self._count and _is_plain() and coarse_time() < self._turn_ends:
             watch = self.next_watch()
             if watch is None:
                 self._at += 1

@@ -470,6 +470,91 @@ def test_a_greenlet_trace_sees_the_switches(make: Make) -> None:
     assert all(handler in seen for handler in handlers)
 
 
+def work(seconds: float) -> None:
+    """What a handler does without letting anybody else run."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+
+
+in_turns = pytest.mark.skipif(
+    not compiled or not sys.platform.startswith("linux"),
+    reason="without epoll of our own the hub is the loop's business",
+)
+
+
+@in_turns
+def test_a_timer_does_not_wait_for_all_handlers_that_have_something_to_do(make: Make) -> None:
+    ends = [make() for _ in range(60)]
+    served: list[int] = []
+    served_before_the_timer: list[int] = []
+
+    def handle(number: int) -> None:
+        ends[number].receive()
+        work(0.004)
+        served.append(number)
+
+    handlers = [gevent.spawn(handle, number) for number in range(60)]
+    resting(*handlers)
+    timer = gevent.get_hub().loop.timer(0.001)
+    timer.start(lambda: served_before_the_timer.append(len(served)), update=True)
+    for end in ends:
+        end.theirs.send(b"x")
+    gevent.joinall(handlers, timeout=10, raise_error=True)
+    timer.close()
+    # Turns of 5 ms, by a clock that is up to 10 ms behind. It is the handlers' 240 ms that nobody shall wait for.
+    assert served_before_the_timer
+    assert served_before_the_timer[0] < 20
+    assert sorted(served) == list(range(60))
+
+
+@in_turns
+def test_who_is_left_at_the_end_of_a_turn_is_told_before_those_who_had_theirs(make: Make) -> None:
+    ends = [make() for _ in range(20)]
+    told = [0] * 20
+
+    def never_read(number: int) -> None:
+        while True:
+            ends[number].transport.wait(None)
+            ends[number].transport._readiness.readable = False  # As if it had been read, and more had come in.
+            work(0.002)
+            told[number] += 1
+
+    handlers = [gevent.spawn(never_read, number) for number in range(20)]
+    resting(*handlers)
+    for end in ends:
+        end.theirs.send(b"x")
+    wait_until(lambda: min(told) >= 3)
+    gevent.killall(handlers)
+    assert max(told) - min(told) <= 2
+
+
+@in_turns
+def test_who_has_gone_when_his_turn_comes_is_passed_over(make: Make) -> None:
+    ends = [make() for _ in range(30)]
+    received: list[int] = []
+
+    def handle(number: int) -> None:
+        ends[number].receive()
+        received.append(number)
+        work(0.006)
+
+    handlers = [gevent.spawn(handle, number) for number in range(30)]
+    resting(*handlers)
+    for end in ends:
+        end.theirs.send(b"x")
+    wait_until(lambda: received)
+    for number in range(30):
+        if number not in received and number % 2:
+            handlers[number].kill()
+            ends[number].close()
+            ends[number] = make()  # Most likely with the same number, and nobody there who waits.
+    left = [number for number in range(30) if not handlers[number].dead]
+    gevent.joinall(handlers, timeout=10)
+    assert set(left) <= set(received)
+    assert len(set(received)) == len(received)
+
+
 def test_a_flood_on_a_hundred_connections_does_not_starve_a_timer_or_another_greenlet(serve: Any) -> None:
     def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         for message in environ["wsgi.websocket"]:
