@@ -249,7 +249,10 @@ class WebSocketHandler(WSGIHandler):
         self._clients[self._client_key] = Client(self.client_address, websocket)
         try:
             try:
-                with surroundings(websocket, self.options, bool(self.options.cooperative)), Call(websocket, self._refuse):
+                with (
+                    surroundings(websocket, self.options, bool(self.options.cooperative)),
+                    Call(websocket, self._refuse),
+                ):
                     self._call_application(websocket)
             finally:
                 self._forget_client(websocket)

@@ -6,9 +6,10 @@ other end. What is one framework's about a test is in its own adapter (`geventws
 
 from __future__ import annotations
 
+import os
 import socket
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http.client import HTTPMessage
 from types import TracebackType
 from typing import Any
@@ -31,6 +32,7 @@ WSGIApplication = Callable[..., Any]
 # What a URL's path and query may hold as they are; "%" above all, since what is encoded stays so.
 _KEPT_IN_PATHS = "/?&=%:@!$'()*+,;~[]"
 _ADDRESS = ("127.0.0.1", 50000)
+_NOT_THE_APPLICATION = tuple(os.path.dirname(str(module.__file__)) + os.sep for module in (client, gevent))
 
 
 def connect(
@@ -222,8 +224,14 @@ class Application:
         frame = None if self._greenlet.dead else self._greenlet.gr_frame
         if frame is None:
             return "it has ended" if self._greenlet.dead else "it has not begun"
-        stack = traceback.format_stack(frame)
-        return "it is here (most recent call last):\n" + "".join(stack)
+        stack = _in_the_application(traceback.extract_stack(frame))
+        return "it is here (most recent call last):\n" + "".join(traceback.format_list(stack))
+
+
+def _in_the_application(stack: Sequence[traceback.FrameSummary]) -> Sequence[traceback.FrameSummary]:
+    """The part of `stack` between the server, which called the application, and what of ours or gevent's it waits in."""
+    theirs = [number for number, entry in enumerate(stack) if not entry.filename.startswith(_NOT_THE_APPLICATION)]
+    return stack[theirs[0] : theirs[-1] + 1] if theirs else stack
 
 
 class _Watched:

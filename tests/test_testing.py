@@ -114,6 +114,14 @@ def test_a_message_that_does_not_come_says_where_the_application_is() -> None:
         assert ws.receive() == "still there"
 
 
+def test_where_the_application_is_does_not_begin_with_the_server_that_called_it() -> None:
+    with connect(echo) as ws, pytest.raises(TimeoutError) as caught:
+        ws.receive(timeout=0.05)
+    shown = str(caught.value)
+    assert shown.count('  File "') == 1
+    assert f'"{__file__}"' in shown
+
+
 def test_an_application_that_does_not_end_is_an_error_and_is_ended() -> None:
     ended = []
 
