@@ -369,8 +369,6 @@ class _Settings:
 
     accept: bool = True
     changes: dict[str, Any] = field(default_factory=dict)
-    # What `options` has found last, and what of.
-    _found: tuple[WebSocketOptions, str, WebSocketOptions] | None = None
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> _Settings:
@@ -382,17 +380,7 @@ class _Settings:
 
     def options(self, app: Flask, given: WebSocketOptions) -> WebSocketOptions:
         """The server's options, as `app`'s configuration, and then the route, would have them."""
-        configured = _configured(app)
-        if not configured and not self.changes:
-            return given
-        # Not the values themselves: a list of them may have grown meanwhile.
-        text = repr(configured)
-        found = self._found
-        if found is not None and found[0] is given and found[1] == text:
-            return found[2]
-        options = given.replace(**configured).replace(**self.changes)
-        self._found = (given, text, options)
-        return options
+        return given.replace(**_configured(app)).replace(**self.changes)
 
 
 _NO_SETTINGS = _Settings()

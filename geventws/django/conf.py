@@ -22,6 +22,8 @@ def configured() -> dict[str, Any]:
     given = getattr(settings, "GEVENTWS", None) or {}
     if not isinstance(given, Mapping):
         raise ImproperlyConfigured(f'GEVENTWS is a dict such as {{"MAX_MESSAGE_SIZE": 65536}}; got {given!r}')
+    if not given:
+        return {}
     changes: dict[str, Any] = {}
     for key, value in given.items():
         name = key.lower() if isinstance(key, str) and key.isupper() else None
@@ -31,7 +33,7 @@ def configured() -> dict[str, Any]:
         refuse_server_options(f"GEVENTWS[{key!r}]", {name}, ImproperlyConfigured)
         changes[name] = value
     try:
-        WebSocketOptions(**changes)
+        WebSocketOptions().replace(**changes)
     except ValueError as error:
         raise ImproperlyConfigured(f"GEVENTWS: {error}") from None
     return changes
