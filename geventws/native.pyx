@@ -71,7 +71,7 @@ if _PyGreenlet_API == NULL:
 
 # From this many bytes on other threads may run meanwhile.
 cdef enum:
-    _LONG = 16 * 1024
+    _LONG = 64 * 1024
 
 # What is received lies here for a moment, until it is known how much it is: one for all, as the GIL is held.
 cdef char _scratch[SCRATCH]

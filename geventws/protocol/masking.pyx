@@ -7,10 +7,10 @@ from libc.string cimport memcpy
 __all__ = ["apply_mask", "unmask"]
 
 
-cdef void mask_octets(unsigned char *target, const unsigned char *source, Py_ssize_t size, const unsigned char *key) noexcept nogil:
-    """XOR `size` octets with the key, from its first octet on. `target` may be `source`."""
+cdef bint mask_octets(unsigned char *target, const unsigned char *source, Py_ssize_t size, const unsigned char *key) noexcept nogil:
+    """XOR `size` octets with the key, from its first octet on. `target` may be `source`. Whether all in it are ASCII then."""
     cdef uint32_t narrow
-    cdef uint64_t wide, octets
+    cdef uint64_t wide, octets, seen = 0
     cdef Py_ssize_t at, whole = size & ~(<Py_ssize_t>7)
     memcpy(&narrow, key, 4)
     wide = (<uint64_t>narrow << 32) | narrow
@@ -18,9 +18,12 @@ cdef void mask_octets(unsigned char *target, const unsigned char *source, Py_ssi
     for at in range(0, whole, 8):
         memcpy(&octets, source + at, 8)
         octets ^= wide
+        seen |= octets
         memcpy(target + at, &octets, 8)
     for at in range(whole, size):
         target[at] = source[at] ^ key[at & 3]
+        seen |= target[at]
+    return not seen & <uint64_t>0x8080808080808080
 
 
 cpdef bytes apply_mask(bytes data, bytes key):

@@ -10,27 +10,28 @@ cdef extern from "Python.h":
     bint PyUnicode_IS_COMPACT_ASCII(object text)
     void *PyUnicode_1BYTE_DATA(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    object PyUnicode_New(Py_ssize_t size, Py_UCS4 highest)
 
 __all__ = ["read_text", "server_frame", "text_frame"]
 
 cdef enum:
     _FINAL_TEXT = 0x81
-    # Longer text is unmasked into memory of its own.
-    _SCRATCH = 64 * 1024
-
-# Text lies here for a moment, unmasked, until it is decoded: one for all, as the GIL is held.
-cdef unsigned char _scratch[_SCRATCH]
 
 
 cpdef str read_text(bytes data, Py_ssize_t start, Py_ssize_t size, Py_ssize_t key_at):
     cdef Py_ssize_t there = PyBytes_GET_SIZE(data)
     cdef const unsigned char *octets = <const unsigned char *>PyBytes_AS_STRING(data)
-    if size > _SCRATCH:
-        return unmask(data, start, size, key_at).decode()
+    cdef unsigned char *plain
     if size < 0 or start < 0 or key_at < 0 or start > there - size or key_at > there - 4:
         raise ValueError("there are not so many octets")
-    mask_octets(_scratch, octets + start, size, octets + key_at)
-    return PyUnicode_DecodeUTF8(<char *>_scratch, size, NULL)
+    if size < 2:
+        return unmask(data, start, size, key_at).decode()  # Of these Python has one each.
+    # ASCII, as nearly all is, is its own text: then it is there already.
+    text = PyUnicode_New(size, 0x7F)
+    plain = <unsigned char *>PyUnicode_1BYTE_DATA(text)
+    if mask_octets(plain, octets + start, size, octets + key_at):
+        return text
+    return PyUnicode_DecodeUTF8(<char *>plain, size, NULL)
 
 
 cdef bytes _frame(int first, const char *payload, Py_ssize_t size):

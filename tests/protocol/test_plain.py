@@ -33,6 +33,22 @@ def test_text_of_every_length_is_read_from_wherever_it_lies(size: int) -> None:
         assert read_text(data, before, len(octets), before - 4) == text
 
 
+@pytest.mark.parametrize("size", EDGES)
+def test_ascii_of_every_length_is_text_like_any_other(size: int) -> None:
+    text = "".join(random.Random(size).choices("".join(map(chr, range(128))), k=size))
+    read = read_text(KEY + masked(text.encode(), KEY), 4, size, 0)
+    assert (read, hash(read), read.isascii(), len(read)) == (text, hash(text), True, size)
+    assert {text: "found"}[read] == "found"
+    assert read + "é" == text + "é"
+
+
+@pytest.mark.parametrize("size", range(2, 28))
+def test_a_single_character_beyond_ascii_is_seen_wherever_it_is(size: int) -> None:
+    for at in range(size - 1):
+        octets = b"x" * at + "é".encode() + b"x" * (size - 2 - at)
+        assert read_text(KEY + masked(octets, KEY), 4, size, 0) == octets.decode()
+
+
 NOT_UTF_8 = [b"\x80", b"ab\xff", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"x" * 70_000 + b"\xc3"]
 
 
