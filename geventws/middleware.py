@@ -83,7 +83,7 @@ class WebSocketMiddleware:
         websocket_class: what is put into the environ, a subclass of `WebSocket`.
 
     Raises:
-        TypeError, ValueError: as `WebSocketOptions` does, or `app` cannot be called.
+        TypeError, ValueError: as `WebSocketOptions` does; or `app` cannot be called, or `websocket_class` is none.
     """
 
     def __init__(
@@ -96,6 +96,10 @@ class WebSocketMiddleware:
     ) -> None:
         if not callable(app):
             raise TypeError(f"WebSocketMiddleware is put around a WSGI application; got {app!r}")
+        if websocket_class is not None and not (
+            isinstance(websocket_class, type) and issubclass(websocket_class, WebSocket)
+        ):
+            raise TypeError(f"websocket_class is a subclass of geventws.WebSocket; got {websocket_class!r}")
         self.app = app
         self.options = choose_options(options, changes)
         self.websocket_class = websocket_class

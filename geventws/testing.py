@@ -102,6 +102,8 @@ class Application:
     """An application on one connection, and what it did: its answer, its end, its exception. Frameworks derive from it."""
 
     def __init__(self, app: WSGIApplication, environ: Mapping[str, Any] | None = None) -> None:
+        if not callable(app):
+            raise TypeError(f"what is tested is a WSGI application; got {app!r}")
         self._app = app
         self._environ = dict(environ or {})
         self._greenlet: Any = None

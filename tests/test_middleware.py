@@ -96,6 +96,12 @@ def test_what_is_no_application_is_a_type_error(app: Any) -> None:
         WebSocketMiddleware(app)
 
 
+@pytest.mark.parametrize("wrong", [5, dict, "WebSocket"])
+def test_a_class_that_is_no_websocket_is_named(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=f"websocket_class is a subclass of geventws.WebSocket; got {wrong!r}"):
+        WebSocketMiddleware(print, websocket_class=wrong)
+
+
 def test_options_are_checked_and_may_be_given_together_or_by_name() -> None:
     with pytest.raises(ValueError, match="max_queue"):
         WebSocketMiddleware(echo, max_queue=0)

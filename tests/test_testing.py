@@ -39,6 +39,11 @@ def fails(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 # What is wrong.
 
 
+def test_what_is_no_application_is_named() -> None:
+    with pytest.raises(TypeError, match="what is tested is a WSGI application; got 5"):
+        connect(5)  # type: ignore[arg-type]
+
+
 def test_a_path_without_its_slash_is_an_error() -> None:
     with pytest.raises(ValueError, match="a path begins with a slash"):
         connect(echo, "echo")
