@@ -82,7 +82,7 @@ class Sockets:
             raise TypeError(f"Sockets is for a Flask application; got {app!r}")
         WebSocketOptions(**_configured(app))
         self._app = weakref.ref(app)
-        if "geventws" not in app.extensions and not isinstance(app.wsgi_app, WebSocketMiddleware):
+        if not isinstance(getattr(app.wsgi_app, _MIDDLEWARE, app.wsgi_app), WebSocketMiddleware):
             vars(app)["wsgi_app"] = _with_websockets(app.wsgi_app)
         app.extensions["geventws"] = self
         for name, converter in self._url_map.converters.items():
@@ -225,7 +225,11 @@ def _with_websockets(wsgi_app: Callable[..., Any]) -> Callable[..., Any]:
             return wsgi_app(environ, start_response)
         return middleware(environ, start_response)
 
+    setattr(wsgi_app_with_websockets, _MIDDLEWARE, middleware)
     return wsgi_app_with_websockets
+
+
+_MIDDLEWARE = "geventws_middleware"
 
 
 def _websocket_view(view: View) -> View:
@@ -270,8 +274,8 @@ def _websocket_view(view: View) -> View:
             return response  # The view, or what it is decorated with, answers with HTTP: a redirect to the login, say.
         return _AcceptedResponse()
 
-    functools.update_wrapper(websocket_view, view, updated=())
-    websocket_view.__name__ = _name_of(view)
+    functools.update_wrapper(websocket_view, view, assigned=("__module__", "__doc__"), updated=())
+    websocket_view.__name__ = websocket_view.__qualname__ = _name_of(view)
     setattr(websocket_view, _VIEW, view)
     return websocket_view
 
@@ -280,7 +284,8 @@ _VIEW = "_geventws_view"
 
 
 def _name_of(view: View) -> str:
-    return getattr(view, "__name__", type(view).__name__)
+    name = getattr(view, "__name__", None)
+    return name if isinstance(name, str) else type(view).__name__
 
 
 def _answer_handshake(app: Flask, opening: Request, ws: WebSocket) -> None:
@@ -369,6 +374,8 @@ class _Settings:
 
     accept: bool = True
     changes: dict[str, Any] = field(default_factory=dict)
+    # What `options` has found last, and what of.
+    _found: tuple[WebSocketOptions, str, WebSocketOptions] | None = None
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> _Settings:
@@ -380,7 +387,17 @@ class _Settings:
 
     def options(self, app: Flask, given: WebSocketOptions) -> WebSocketOptions:
         """The server's options, as `app`'s configuration, and then the route, would have them."""
-        return given.replace(**_configured(app)).replace(**self.changes)
+        configured = _configured(app)
+        if not configured and not self.changes:
+            return given
+        # Not the values themselves: a list of them may have grown meanwhile.
+        text = repr(configured)
+        found = self._found
+        if found is not None and found[0] is given and found[1] == text:
+            return found[2]
+        options = given.replace(**configured).replace(**self.changes)
+        self._found = (given, text, options)
+        return options
 
 
 _NO_SETTINGS = _Settings()

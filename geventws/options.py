@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from dataclasses import replace as _replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Literal
 
 from .forwarded import TrustedProxies
@@ -131,24 +131,10 @@ class WebSocketOptions:
         return DeflateOptions() if self.compression else None
 
     def replace(self, **changes: Any) -> WebSocketOptions:
-        """These options with some fields changed. Raises as the constructor does.
-
-        The same changes mostly give the same object again: frameworks derive the options of each connection.
-        """
+        """These options with some fields changed. Raises as the constructor does."""
         for name in changes.keys() - _NAMES:
             raise TypeError(f"{name} is not an option of WebSockets; there are: {', '.join(sorted(_NAMES))}")
-        if not changes:
-            return self
-        # A list may grow, which what is kept for it would not be told.
-        fixed: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()
-        }
-        try:
-            hash(tuple(fixed.values()))
-        except TypeError:
-            return _replace(self, **fixed)
-        derived: WebSocketOptions = _derived(self, **fixed)
-        return derived
+        return _replace(self, **changes) if changes else self
 
     @classmethod
     def names(cls) -> frozenset[str]:
@@ -186,9 +172,6 @@ def refuse_server_options(what: str, names: Collection[str], error: type[Excepti
             f"WebSocketServer(..., {name}=...) or WebSocketHandler.configured({name}=...)."
         )
 
-
-# typed: True is not 1 here.
-_derived = lru_cache(maxsize=128, typed=True)(_replace)
 
 _NAMES = frozenset(field.name for field in fields(WebSocketOptions))
 

@@ -38,6 +38,8 @@ from werkzeug.routing import BaseConverter
 
 from geventws import ConnectionClosed, HandshakeError, HandshakeRefused, InvalidState, State, middleware
 from geventws.flask import Sockets
+from geventws.middleware import WebSocketMiddleware
+from geventws.testing import Refused, connect
 
 
 @pytest.fixture
@@ -1920,3 +1922,42 @@ def test_what_waits_for_the_end_of_the_response_is_told_when_the_view_has_return
 
     assert first_text(serve(app), "/view") == "hello"
     wait_until(lambda: told == ["view", "200 OK text/html", "closed"])
+
+
+def test_a_program_that_puts_its_wsgi_app_back_gets_it_wrapped_again(app: Flask) -> None:
+    Sockets(app)
+    once = app.wsgi_app
+    Sockets(app)
+    assert app.wsgi_app is once
+    del vars(app)["wsgi_app"]
+    Sockets(app)
+    assert app.wsgi_app != Flask.wsgi_app.__get__(app)
+
+
+def test_a_wsgi_app_with_a_middleware_of_ours_is_left_as_it_is(app: Flask) -> None:
+    app.wsgi_app = theirs = WebSocketMiddleware(app.wsgi_app, max_message_size=100)  # type: ignore[method-assign]
+    Sockets(app)
+    assert app.wsgi_app is theirs
+
+
+def test_a_view_may_be_whatever_can_be_called(app: Flask, sockets: Sockets) -> None:
+    class Named:
+        __name__ = 5  # As proxies and mocks may have it.
+
+        def __call__(self, ws: Any) -> None:
+            ws.send("called")
+
+    sockets.add_url_rule("/named", "named", Named())
+    with connect(app, "/named") as ws:
+        assert ws.receive() == "called"
+
+
+def test_options_that_change_are_obeyed_by_the_next_connection(app: Flask, sockets: Sockets) -> None:
+    tenants = {1: "https://a.example"}
+    app.config["GEVENTWS_ORIGINS"] = tenants.values()
+    sockets.add_url_rule("/", "view", says("hi"))
+    with connect(app, "/", origin="https://a.example") as ws:
+        assert ws.receive() == "hi"
+    tenants.clear()
+    with pytest.raises(Refused, match="403"):
+        connect(app, "/", origin="https://a.example")

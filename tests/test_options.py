@@ -140,27 +140,3 @@ def test_whatever_takes_options_tells_of_others_how_to_give_them(take: Callable[
         take({"max_queue": 5})
     with pytest.raises(TypeError, match=r"options are a WebSocketOptions; got {}"):
         take({})
-
-
-def test_the_same_changes_give_the_same_options_which_every_connection_would_keep_a_copy_of_otherwise() -> None:
-    server, other = WebSocketOptions(), WebSocketOptions(max_queue=5)
-    origins = ["example.com"]
-    once = server.replace(max_message_size=2**16, origins=origins)
-    assert server.replace(max_message_size=2**16, origins=origins) is once
-    assert other.replace(max_message_size=2**16, origins=origins).max_queue == 5
-    origins.append("example.net")
-    assert server.replace(max_message_size=2**16, origins=origins).origins == ("example.com", "example.net")
-    assert once.origins == ("example.com",)
-
-
-def test_changes_that_cannot_be_looked_up_are_made_all_the_same() -> None:
-    assert WebSocketOptions().replace(origins={"example.com"}).origins == ("example.com",)
-    with pytest.raises(ValueError, match=r"max_queue must be a whole number, 1 or more; got {}"):
-        WebSocketOptions().replace(max_queue={})
-
-
-def test_a_wrong_value_is_found_though_it_equals_a_right_one() -> None:
-    assert WebSocketOptions().replace(max_queue=1).max_queue == 1
-    for wrong in (True, 1.0):
-        with pytest.raises(ValueError, match="max_queue must be a whole number"):
-            WebSocketOptions().replace(max_queue=wrong)

@@ -33,7 +33,7 @@ def configured() -> dict[str, Any]:
         refuse_server_options(f"GEVENTWS[{key!r}]", {name}, ImproperlyConfigured)
         changes[name] = value
     try:
-        WebSocketOptions().replace(**changes)
+        WebSocketOptions(**changes)
     except ValueError as error:
         raise ImproperlyConfigured(f"GEVENTWS: {error}") from None
     return changes
