@@ -37,7 +37,7 @@ from .servers import gthread, uwsgi, werkzeug, wsgiref
 from .servers.connection import NotCarried, ServerConnection, StartResponse
 from .threads import Service, ThreadRuntime
 from .transport import Listener, Transport
-from .websocket import WebSocket
+from .websocket import WebSocket, WebSocketBase
 
 __all__ = ["WebSocketMiddleware", "close_all_in_threads"]
 
@@ -97,7 +97,7 @@ class WebSocketMiddleware:
         if not callable(app):
             raise TypeError(f"WebSocketMiddleware is put around a WSGI application; got {app!r}")
         if websocket_class is not None and not (
-            isinstance(websocket_class, type) and issubclass(websocket_class, WebSocket)
+            isinstance(websocket_class, type) and issubclass(websocket_class, WebSocketBase)
         ):
             raise TypeError(f"websocket_class is a subclass of geventws.WebSocket; got {websocket_class!r}")
         self.app = app

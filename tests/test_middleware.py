@@ -25,7 +25,7 @@ from rawclient import PING, PONG, TEXT, RawClient, close_frame, frame, request
 from waiting import Event, missing, wait_until
 from worlds import natively
 
-from geventws import HandshakeError, InvalidState, WebSocketHandler, WebSocketOptions, middleware
+from geventws import HandshakeError, InvalidState, WebSocket, WebSocketHandler, WebSocketOptions, middleware
 from geventws.middleware import WebSocketMiddleware
 
 WORLDS = ["threads"]
@@ -100,6 +100,14 @@ def test_what_is_no_application_is_a_type_error(app: Any) -> None:
 def test_a_class_that_is_no_websocket_is_named(wrong: Any) -> None:
     with pytest.raises(TypeError, match=f"websocket_class is a subclass of geventws.WebSocket; got {wrong!r}"):
         WebSocketMiddleware(print, websocket_class=wrong)
+
+
+def test_a_subclass_is_one_also_where_an_old_program_has_replaced_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(WebSocket):
+        pass
+
+    monkeypatch.setattr("geventws.middleware.WebSocket", lambda *arguments: None)
+    assert WebSocketMiddleware(print, websocket_class=Mine).websocket_class is Mine
 
 
 def test_options_are_checked_and_may_be_given_together_or_by_name() -> None:
