@@ -67,8 +67,10 @@ class Call:
     One after the accept is logged, and the peer told with 1011; that the peer left is none. Afterwards the connection may
     still be open: closing it is the server's. What remains to be raised is
 
-    - what the application raised before the handshake was accepted: the server answers as it always does;
-    - GreenletExit and KeyboardInterrupt: it was ended from outside. The peer is told.
+    - what the application raised before the handshake was accepted, or when it had refused it itself: the server deals
+      with it as it always does;
+    - GreenletExit and KeyboardInterrupt: it was ended from outside. The peer is told;
+    - what is no Exception otherwise: it is nobody's business here.
 
     Args:
         refuse: answers with the HTTP response that an error before the accept stands for.

@@ -70,7 +70,7 @@ cdef class WebSocketBase:
     cdef _measure(self, payload)
     cdef _keep(self, message)
     cdef _settle(self, Connection connection)
-    @cython.locals(connection=Connection, transport=Transport, opcode=int)
+    @cython.locals(connection=Connection, transport=Transport, payload=bytes, opcode=int, text=str)
     cpdef send(self, message, binary=*)
     @cython.locals(connection=Connection, transport=Transport)
     cdef bint _send_shared(self, bytes payload, int opcode, dict frames, Py_ssize_t max_backlog) except? -1

@@ -591,15 +591,20 @@ class WebSocketBase:
         assert transport is not None
         if transport.backlog:
             self._wait_for_room(connection)
+        text = None
         if binary is None and type(message) is str:
-            connection.send_text(message)
+            text, payload, opcode = message, b"", _TEXT
         elif binary is None and type(message) is bytes:
-            connection.send_message(message, _BINARY)
+            payload, opcode = message, _BINARY
         else:
             payload, opcode = _encode(message, binary)
-            connection.send_message(payload, opcode)
+        # Before anything is queued: who logs may wait, and the sender be killed meanwhile.
         if self._logging:
             self._log_message(">", message)
+        if text is not None:
+            connection.send_text(text)
+        else:
+            connection.send_message(payload, opcode)
         if not self._leaves_later(connection) and not self._flush(connection):
             self._wait_until_sent(connection)
 

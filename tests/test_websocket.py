@@ -1152,3 +1152,31 @@ def test_the_life_of_a_connection_is_logged_in_two_lines_and_its_messages_for_de
     debugs = [message for level, message in messages if level == logging.DEBUG]
     assert debugs[0].startswith("< TEXT 'hi' [2]")
     assert debugs[1].startswith("> TEXT 'hi' [2]")
+
+
+def test_a_sender_that_is_ended_while_it_is_logged_has_not_sent(serve: Any, caplog: Any) -> None:
+    caplog.set_level(logging.DEBUG, logger="geventws.connection")
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "stuck" in record.getMessage():
+                gevent.sleep(30)
+
+    counts = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        with gevent.Timeout(0.05, False):
+            ws.send("stuck")
+        counts.append((ws.counts[2], ws.buffered_amount))
+        ws.send("next")
+        return []
+
+    logger, slow = logging.getLogger("geventws.connection"), Slow()
+    logger.addHandler(slow)
+    try:
+        with serve(app).client("/") as client:
+            assert client.read_text() == "next"
+    finally:
+        logger.removeHandler(slow)
+    assert counts == [(0, 0)]

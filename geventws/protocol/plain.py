@@ -1,7 +1,7 @@
 """Plain messages, as nearly all are: whole in one frame, not compressed, masked only by clients. RFC 6455 section 5.2.
 
-From a frame's payload to text, and from a message to a server's frame. Every such message comes through here, so there is a
-compiled twin, `plain.pyx`. Whether a message is plain is decided elsewhere.
+From a client's frame to text, and from a message to a server's frame: the way of nearly all that a server gets and sends, so
+there is a compiled twin, `plain.pyx`. Whether a message is plain is decided elsewhere.
 """
 
 from __future__ import annotations
