@@ -22,6 +22,7 @@ from .watchdog import watched
 from .websocket import WebSocket
 
 __all__ = [
+    "Call",
     "ExcInfo",
     "Headers",
     "answered_too_late",

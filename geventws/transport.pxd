@@ -30,8 +30,8 @@ cdef class SocketTransport(Transport):
     cdef bint _discarding
     cdef public object _drainers
     cdef bint _eof
-    cdef bint _holds_back
     cdef bint _finishing
+    cdef bint _is_tls
     cdef object _listener
     cdef public Readiness _readiness
     cdef public object _socket

@@ -180,7 +180,7 @@ class SocketTransport(Transport):
         "_drainers",
         "_eof",
         "_finishing",
-        "_holds_back",
+        "_is_tls",
         "_listener",
         "_readiness",
         "_socket",
@@ -193,9 +193,8 @@ class SocketTransport(Transport):
 
     def __init__(self, socket: Any, raw: Any, readiness: Readiness, listener: Listener) -> None:
         self._socket = socket
-        self._stream = TLSStream(socket) if isinstance(socket, SSLSocket | ssl.SSLSocket) else Stream(raw)
-        # TLS may have taken from the socket what it has not given to us yet. A plain socket says itself whether there is more.
-        self._holds_back = isinstance(self._stream, TLSStream)
+        self._is_tls = isinstance(socket, SSLSocket | ssl.SSLSocket)
+        self._stream = TLSStream(socket) if self._is_tls else Stream(raw)
         self._listener: Listener | None = listener
         self._readiness = readiness
         readiness.readable = self._stream.pending()
@@ -264,7 +263,8 @@ class SocketTransport(Transport):
             data = b""
         if data is None:
             return None
-        if self._holds_back or not data:
+        # A plain socket says itself whether there is more, TLS may hold back what the socket has given it already.
+        if self._is_tls or not data:
             self._received(len(data))
         else:
             self.bytes_received += len(data)
@@ -412,7 +412,7 @@ class SocketTransport(Transport):
             self.close()
             return
         try:
-            if isinstance(self._stream, TLSStream):
+            if self._is_tls:
                 self._notify_tls_close()
             self._raw().shutdown(_socket.SHUT_WR)
         except OSError:
@@ -447,7 +447,7 @@ class SocketTransport(Transport):
         self._stop_writing()
         if abort:
             self._abort()
-        elif self._eof and not self._finishing and isinstance(self._stream, TLSStream):
+        elif self._eof and not self._finishing and self._is_tls:
             # RFC 8446 section 6.1: each side says that it ends, though the peer may be gone that said so first.
             with suppress(OSError):
                 self._notify_tls_close()

@@ -427,6 +427,7 @@ class Connection:
             raise self.closed_error()
         frame = text_frame(text)
         self.messages_sent += 1
+        # As `_append`, without a call for each message.
         self._out.append(frame)
         self.queued += len(frame)
 
@@ -446,9 +447,9 @@ class Connection:
         frame = frames.get(kind)
         if frame is None:
             if deflate is None or kind is None:
-                frame = build_frame(_FIN | opcode, payload)
+                frame = server_frame(_FIN | opcode, payload)
             else:
-                frame = build_frame(_FIN | _RSV1 | opcode, deflate.compress(payload))
+                frame = server_frame(_FIN | _RSV1 | opcode, deflate.compress(payload))
             frames[kind] = frame
         self.messages_sent += 1
         self._append(frame)

@@ -2,7 +2,6 @@
 cimport cython
 
 from .masking cimport apply_mask
-from .plain cimport server_frame
 
 cdef int _FIN, _MASKED, _MAX_CONTROL_PAYLOAD, _RSV1, _RSV2_RSV3
 cdef object _uint16, _uint64, _head16, _head64

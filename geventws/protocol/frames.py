@@ -9,7 +9,6 @@ from struct import Struct
 
 from ..exceptions import ProtocolError
 from .masking import apply_mask
-from .plain import server_frame
 
 __all__ = [
     "FIN",
@@ -107,7 +106,7 @@ def _check_length_so_far(octets: bytes, width: int) -> None:
 def build_frame(first: int, payload: bytes, key: bytes | None = None) -> bytes:
     """The frame of `payload`, `first` being its first octet (FIN, reserved bits, opcode); masked if `key` is given."""
     if key is None:
-        return server_frame(first, payload)
+        return build_header(first, len(payload)) + payload
     return build_header(first, len(payload), MASKED) + key + apply_mask(payload, key)
 
 

@@ -6,14 +6,11 @@ there is a compiled twin, `plain.pyx`. Whether a message is plain is decided els
 
 from __future__ import annotations
 
-from struct import Struct
-
+from .frames import build_header
 from .masking import unmask
 
 __all__ = ["read_text", "server_frame", "text_frame"]
 
-_head16 = Struct("!BBH").pack
-_head64 = Struct("!BBQ").pack
 _FINAL_TEXT = 0x81
 # The two-octet header of every frame with a short payload, by (first octet, length): built once.
 _SHORT = {first: [bytes((first, size)) for size in range(126)] for first in (0x81, 0x82, 0x88, 0x89, 0x8A)}
@@ -33,9 +30,7 @@ def server_frame(first: int, payload: bytes) -> bytes:
     size = len(payload)
     if size < 126:
         return (_SHORT[first][size] if first in _SHORT else bytes((first, size))) + payload
-    if size < 65536:
-        return _head16(first, 126, size) + payload
-    return _head64(first, 127, size) + payload
+    return build_header(first, size) + payload
 
 
 def text_frame(text: str) -> bytes:
