@@ -533,6 +533,7 @@ def test_who_is_left_at_the_end_of_a_turn_is_told_before_those_who_had_theirs(ma
 def test_who_has_gone_when_his_turn_comes_is_passed_over(make: Make) -> None:
     ends = [make() for _ in range(30)]
     received: list[int] = []
+    newcomers: list[End] = []
 
     def handle(number: int) -> None:
         ends[number].receive()
@@ -548,11 +549,15 @@ def test_who_has_gone_when_his_turn_comes_is_passed_over(make: Make) -> None:
         if number not in received and number % 2:
             handlers[number].kill()
             ends[number].close()
-            ends[number] = make()  # Most likely with the same number, and nobody there who waits.
+            ends[number] = make()  # In his place, most likely with the same number: there is nothing to read.
+            ends[number].transport.watch()
+            newcomers.append(ends[number])
     left = [number for number in range(30) if not handlers[number].dead]
     gevent.joinall(handlers, timeout=10)
     assert set(left) <= set(received)
     assert len(set(received)) == len(received)
+    assert newcomers
+    assert [newcomer.ear.readable for newcomer in newcomers] == [0] * len(newcomers)
 
 
 def test_a_flood_on_a_hundred_connections_does_not_starve_a_timer_or_another_greenlet(serve: Any) -> None:
