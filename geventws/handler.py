@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any, TypeVar
 
 from gevent import Timeout, pywsgi
-from gevent.pywsgi import WSGIHandler
+from gevent.pywsgi import Input, OldMessage, WSGIHandler
+from gevent.socket import socket
 
 from . import forwarded
 from .application import Call, ExcInfo, Headers, answered_too_late, options_for, surroundings
 from .connections import OpenConnections
 from .exceptions import HandshakeError, InvalidState
-from .head import Fields, Incoming, environ_key, read_fields
+from .head import Head, Incoming, header_of, read_head
 from .options import WebSocketOptions, choose_options
 from .protocol import State
 from .protocol.handshake import OpeningRequest, read_request, wants_websocket
@@ -35,8 +36,16 @@ _REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nConten
 _TOO_MANY_HEADERS = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
+# The body of all requests that have none.
+_NO_BODY: Any = Input(io.BytesIO(), None)  # type: ignore[arg-type]  # anything with `read` and `readline`
 # What pywsgi has for a log that nobody wants.
 _NoLog: Any = getattr(pywsgi, "_NoopLog", ())
+
+
+def _message(head: Head) -> Any:
+    message: Any = OldMessage()
+    message._headers = list(head.fields)  # Where the parser would have put them.
+    return message
 
 
 def _nothing(buffer: object) -> None:
@@ -86,10 +95,14 @@ class WebSocketHandler(WSGIHandler):
     wsgi_input: Any
     command: Any
     request_version: Any
+    content_length: Any
     status: Any
     _orig_status: Any
 
     _upgraded = False
+    # The request's head, and pywsgi's view of its fields for who asks: until a WebSocket is accepted.
+    _head: Head | None = None
+    _message: Any = None
     _head_timer: Timeout | None = None
     _head_begun = False
     # The address of the client that a proxy tells of, until its request has been logged.
@@ -107,44 +120,11 @@ class WebSocketHandler(WSGIHandler):
         return type(cls.__name__, (cls,), {"options": choose_options(options, changes, cls.options)})
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
-        rfile = rfile or io.BufferedReader(Incoming(sock))
+        if rfile is None:
+            rfile = Incoming(sock)
+            if type(sock) is not socket:
+                rfile = rfile.buffered()  # What TLS holds cannot be looked at without taking it.
         super().__init__(sock, address, server, rfile)  # type: ignore[call-arg]  # not in gevent's stubs
-
-    # The head of the request.
-
-    def MessageClass(self, reader: Any, *arguments: Any) -> Any:  # noqa: N802 (pywsgi's name)
-        """From pywsgi: read the header fields, which end the head."""
-        head = reader.peek(1)
-        end = head.find(b"\r\n\r\n") + 2
-        fields = read_fields(head[:end].decode("latin-1"))
-        if fields is not None:
-            reader.read(end + 2)
-            message: Any = Fields(fields)
-        else:
-            message = super().MessageClass(reader, *arguments)
-        self._stop_head_timer()
-        return message
-
-    def _headers(self) -> Iterable[tuple[str, str]]:
-        """From pywsgi: the header fields for the environ."""
-        if isinstance(self.headers, Fields) and self.headers.untouched:
-            return self.headers.for_environ()
-        fields: Iterable[tuple[str, str]] = super()._headers()  # type: ignore[misc]  # not in gevent's stubs
-        return fields
-
-    def get_environ(self) -> dict[str, Any]:
-        """From pywsgi: the environ of this request, which tells of the client where a trusted proxy does."""
-        environ: dict[str, Any] = super().get_environ()
-        proxies = self.options.proxies
-        if proxies is not None:
-            forwarded.apply(environ, proxies)
-            self._client = environ.get("REMOTE_ADDR")
-        return environ
-
-    def _check_http_version(self) -> bool:
-        if self.request_version == "HTTP/1.1":
-            return True
-        return bool(super()._check_http_version())  # type: ignore[misc]  # not in gevent's stubs
 
     def handle(self) -> None:
         """From the server: handle a TCP connection until its end."""
@@ -170,28 +150,110 @@ class WebSocketHandler(WSGIHandler):
         finally:
             self._stop_head_timer()
 
+    # The head of the request.
+
     def read_requestline(self) -> str:
-        head = self._peek_now() or self._wait_for_head()
-        if b"\r\n\r\n" not in head:
-            if not head:
+        """From pywsgi: read the request line, and here the rest of the head with it if all is there."""
+        self._message = None
+        octets = self._peek_now() or self._wait_for_head()
+        self._head = head = read_head(octets)
+        if head is not None:
+            self._stop_head_timer()
+            if head.content_length is not None:
+                self._buffer()
+            self.rfile.read1(head.size)
+            return head.line
+        if b"\r\n\r\n" not in octets:
+            if not octets:
                 return ""
             self._head_begun = True
             self._start_head_timer()
+        self._buffer()
         line: str = super().read_requestline()
         return line
 
+    def read_request(self, raw_requestline: str) -> Any:
+        """From pywsgi: what the request line says, and the header fields."""
+        head = self._head
+        if head is None or raw_requestline != head.line:
+            read = super().read_request(raw_requestline)
+            self._stop_head_timer()
+            return read
+        self.requestline, self.command, self.path = head.line, head.method, head.path
+        self.request_version = "HTTP/1.1"
+        self.content_length = head.content_length
+        self.close_connection = not head.persistent
+        return True
+
+    def MessageClass(self, *arguments: Any) -> Any:  # noqa: N802 (pywsgi's name)
+        """From pywsgi: the header fields, which are read here unless they have been."""
+        head, self._head = self._head, None
+        return super().MessageClass(*arguments) if head is None else _message(head)
+
+    @property
+    def headers(self) -> Any:
+        """The header fields as pywsgi has them, until a WebSocket is accepted; then there are none."""
+        if self._message is None:
+            if self._head is None:
+                return WSGIHandler.headers
+            self._message = _message(self._head)
+        return self._message
+
+    @headers.setter
+    def headers(self, message: Any) -> None:
+        self._message = message
+
+    def get_environ(self) -> dict[str, Any]:
+        """From pywsgi: the environ of this request, which tells of the client where a trusted proxy does."""
+        head = self._head
+        # A subclass may have changed the fields.
+        if head is None or (self._message is not None and self._message.items() != head.fields):
+            environ: dict[str, Any] = super().get_environ()
+        else:
+            environ = self._make_environ(head)
+        proxies = self.options.proxies
+        if proxies is not None:
+            forwarded.apply(environ, proxies)
+            self._client = environ.get("REMOTE_ADDR")
+        return environ
+
+    def _make_environ(self, head: Head) -> dict[str, Any]:
+        environ: dict[str, Any] = self.server.get_environ()
+        head.fill(environ, self.client_address)
+        length = head.content_length
+        self.wsgi_input = _NO_BODY if length is None else Input(self.rfile, length)
+        # As in pywsgi, whoever changes the protocol reads what comes behind the request.
+        upgrade = (
+            environ.get("HTTP_UPGRADE", "").lower() == "websocket"
+            or environ.get("HTTP_CONNECTION", "").lower() == "upgrade"
+        )
+        environ["wsgi.input"] = self.rfile if upgrade else self.wsgi_input
+        environ["wsgi.input_terminated"] = not upgrade
+        return environ
+
     def _peek_now(self) -> bytes:
         """What is there of the next request already, nearly always all of its head: then nothing has to be timed."""
+        reader = self.rfile
+        if type(reader) is Incoming:
+            return reader.peek_now()
         socket = self.socket
         timeout = socket.gettimeout()
         socket.settimeout(0.0)
         try:
-            head: bytes = self.rfile.peek(1)
+            octets: bytes = reader.peek(1)
         except OSError:
             return b""  # TLS has an error of its own for "nothing yet"; a real one comes again to who waits.
         finally:
             socket.settimeout(timeout)
-        return head
+        return octets
+
+    def _buffer(self) -> None:
+        """More is to be read than a head in one piece, by pywsgi or by the application."""
+        incoming = self.rfile
+        if type(incoming) is Incoming:
+            self.rfile = incoming.buffered()
+            if self.environ is not None and self.environ.get("wsgi.input") is incoming:
+                self.environ["wsgi.input"] = self.rfile
 
     def _wait_for_head(self) -> bytes:
         if self.requestline is None:
@@ -200,10 +262,10 @@ class WebSocketHandler(WSGIHandler):
         idle = OpenConnections.of(self.server).idle
         idle.add(self)
         try:
-            head: bytes = self.rfile.peek(1)
+            octets: bytes = self.rfile.peek(1)
         finally:
             idle.discard(self)
-        return head
+        return octets
 
     def _start_head_timer(self) -> None:
         if self._head_timer is None and self.options.handshake_timeout is not None:
@@ -224,18 +286,21 @@ class WebSocketHandler(WSGIHandler):
 
     def run_application(self) -> None:
         hook = getattr(self.server, "pre_start_hook", None)
+        if hook is not None:
+            self._buffer()
         if not (hook is not None and hook(self)) and wants_websocket(self.environ.get("HTTP_UPGRADE")):
             self._run_websocket()
         else:
+            self._buffer()
             scoped = self.options.cooperative == "requests"
             with surroundings(f"{self.command} {self.path}", self.options, scoped):
                 super().run_application()
 
     def _run_websocket(self) -> None:
-        connections = OpenConnections.of(self.server)
-        address = self.environ.get("REMOTE_ADDR", "")
+        connections, environ = OpenConnections.of(self.server), self.environ
+        address = environ.get("REMOTE_ADDR", "")
         try:
-            request = read_request(self.command, self.request_version, self._header)
+            request = read_request(self.command, self.request_version, header_of(environ))
             connections.admit(address, self.options)
         except HandshakeError as error:
             self._refuse(error)
@@ -246,7 +311,8 @@ class WebSocketHandler(WSGIHandler):
         if self.prevent_wsgi_call:
             websocket.accept()
             return
-        self._clients[self._client_key] = Client(self.client_address, websocket)
+        clients, key = self._clients, self._client_key
+        clients[key] = client = Client(self.client_address, websocket)
         try:
             try:
                 with (
@@ -255,27 +321,25 @@ class WebSocketHandler(WSGIHandler):
                 ):
                     self._call_application(websocket)
             finally:
-                self._forget_client(websocket)
+                if clients.get(key) is client:
+                    del clients[key]
             if self._upgraded:
                 websocket.close()
         finally:
             self._leave()
 
-    def _header(self, name: str) -> str | None:
-        value: str | None = self.environ.get(environ_key(name))
-        return value
-
     def _make_websocket(self, request: OpeningRequest) -> WebSocket:
-        options = options_for(self.application, self.environ["PATH_INFO"], self.options)
+        environ = self.environ
+        options = options_for(self.application, environ["PATH_INFO"], self.options)
         # Looked up when it is needed: old programs put a class of their own in the place of the module's.
-        websocket = (self.websocket_class or WebSocket)(self.environ, request, self._switch_protocols, options, self)
+        websocket = (self.websocket_class or WebSocket)(environ, request, self._switch_protocols, options, self)
         self.websocket = websocket
         self._upgraded = False
         # The request has no body, though gevent lets an upgrade's application read what comes behind it, and wait for that.
-        self.environ["wsgi.input"] = io.BytesIO()
-        self.environ["wsgi.input_terminated"] = True
-        self.environ["wsgi.websocket"] = websocket
-        self.environ["wsgi.websocket_version"] = request.version
+        environ["wsgi.input"] = _NO_BODY
+        environ["wsgi.input_terminated"] = True
+        environ["wsgi.websocket"] = websocket
+        environ["wsgi.websocket_version"] = request.version
         return websocket
 
     def _refuse(self, error: HandshakeError) -> None:
@@ -286,8 +350,7 @@ class WebSocketHandler(WSGIHandler):
         self.start_response(error.status, fields)
         self.write(b"" if self.command == "HEAD" else body)
         # What the client may send behind its request, a body above all, is neither waited for nor taken for HTTP.
-        self.wsgi_input.content_length = 0
-        self.wsgi_input.chunked_input = False
+        self.wsgi_input = _NO_BODY
         self.close_connection = True
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Callable[[bytes], Any]:
@@ -329,11 +392,11 @@ class WebSocketHandler(WSGIHandler):
     def _take_read_ahead(self) -> bytes:
         """The bytes that came in behind the request. The reader goes, with its buffer: the transport reads from now on."""
         reader = self.rfile
-        reader.raw.readinto = _nothing  # What is still in the socket is the transport's.
+        if type(reader) is not Incoming:
+            reader.raw.readinto = _nothing  # What is still in the socket is the transport's.
         read_ahead: bytes = reader.read1(io.DEFAULT_BUFFER_SIZE)
-        self.rfile = self.wsgi_input.rfile = self.environ["wsgi.input"] = io.BytesIO()
-        reader.close()
-        self.headers = WSGIHandler.headers  # None: as long as the connection lasts, they are in the environ.
+        self.rfile = self.wsgi_input = _NO_BODY
+        self._head = self._message = None  # As long as the connection lasts, they are in the environ.
         return read_ahead
 
     # The application.
@@ -363,12 +426,6 @@ class WebSocketHandler(WSGIHandler):
             self.socket = None  # It is closed: pywsgi need not try it.
         if self.environ is not None:
             self.environ["wsgi.websocket"] = None
-
-    def _forget_client(self, websocket: WebSocket) -> None:
-        clients, key = self._clients, self._client_key
-        client = clients.get(key)
-        if client is not None and client.ws is websocket:
-            del clients[key]
 
     # What programs written for gevent-websocket look at.
 

@@ -27,7 +27,7 @@ from .codes import CloseCode
 from .connections import OpenConnections
 from .exceptions import HandshakeError, InvalidState
 from .handler import WebSocketHandler
-from .head import environ_key
+from .head import header_of
 from .native import thread_ident
 from .options import WebSocketOptions, choose_options
 from .protocol import State
@@ -157,7 +157,7 @@ class _Exchange:
         kind = self._middleware.websocket_class or WebSocket
         own_options = options_for(self._middleware.app, environ.get("PATH_INFO", ""), options)
         try:
-            request = read_request(environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"], self._header)
+            request = read_request(environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"], header_of(environ))
             websocket = kind(environ, request, self._switch_protocols, own_options, None, connection.runtime)
             connections.add(websocket, address, options)
         except HandshakeError as error:
@@ -201,10 +201,6 @@ class _Exchange:
         if not isinstance(self._connection.runtime, HubRuntime):
             return nullcontext()  # There are no others that have to wait for this thread.
         return surroundings(websocket, self._middleware.options, websocket.cooperative)
-
-    def _header(self, name: str) -> str | None:
-        value: str | None = self._environ.get(environ_key(name))
-        return value
 
     def _switch_protocols(self, listener: Listener) -> tuple[Transport, bytes]:
         """The application takes the connection: hand it over."""

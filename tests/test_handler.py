@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import io
 import logging
-import random
 import re
 import socket
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 import gevent
 import gevent.socket
 import pytest
-from gevent.pywsgi import WSGIHandler, WSGIServer
+from gevent.pywsgi import WSGIServer
 from rawclient import BINARY, KEY, PING, PONG, TEXT, RawClient, close_frame, frame, request
 from waiting import Event, pause, wait_until
 from worlds import BOTH, World
@@ -46,197 +45,6 @@ def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 def never_called(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     raise AssertionError("the application must not see this request")
-
-
-# The head of a request: what pywsgi makes of it itself is the judge.
-
-
-class Arriving(io.RawIOBase):
-    """Bytes that come in pieces, as from a socket."""
-
-    def __init__(self, *pieces: bytes) -> None:
-        self.pieces = [piece for piece in pieces if piece]
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self.pieces:
-            return 0
-        piece = self.pieces.pop(0)
-        taken = min(len(piece), len(buffer))
-        buffer[:taken] = piece[:taken]
-        if taken < len(piece):
-            self.pieces.insert(0, piece[taken:])
-        return taken
-
-
-class NoServer:
-    def get_environ(self) -> dict[str, Any]:
-        return {"wsgi.url_scheme": "http", "SCRIPT_NAME": ""}
-
-
-def understood(handler_class: type[WSGIHandler], *pieces: bytes) -> dict[str, Any]:
-    """All that a handler knows of a request once it has read its head, and what it has left unread behind it."""
-    handler: Any = handler_class(object(), ("10.0.0.7", 4000), NoServer(), io.BufferedReader(Arriving(*pieces)))
-    line = handler.rfile.readline(8192).decode("latin-1")
-    try:
-        known: dict[str, Any] = {"read": handler.read_request(line)}
-    except Exception as error:
-        return {"error": type(error), "args": error.args, "left": handler.rfile.read()}
-    known["environ"] = handler.get_environ()
-    reader = known["environ"].pop("wsgi.input")
-    known["input"] = reader is handler.rfile or type(reader)
-    known["body"] = handler.wsgi_input.content_length, handler.wsgi_input.chunked_input
-    known["continues"] = handler.wsgi_input.socket is not None
-    known["left"] = handler.rfile.read()
-    for name in ("command", "path", "request_version", "requestline", "content_length", "close_connection"):
-        known[name] = getattr(handler, name)
-    message = handler.headers
-    known["fields"] = message.items(), list(message.headers), len(message), message.status, message.typeheader
-    for name in ("Host", "X-A", "x-a", "Cookie", "Content-Length"):
-        known[name] = message[name], message.get_all(name), message.getheader(name, "none"), name in message
-    return known
-
-
-def assert_same(*pieces: bytes) -> None:
-    assert understood(WebSocketHandler, *pieces) == understood(WSGIHandler, *pieces)
-
-
-HEADS = [
-    "",
-    "Host: a",
-    "Host:a|X-A:|X-B:   |X-C: \t v \t ",
-    "x-a: 1|X-A: 2|X-a:3",
-    "Cookie: a=1|cookie: b=2|Accept: x|ACCEPT: y",
-    "X-A: one| two|\tthree|X-B: b",
-    " X-A: folded at once",
-    "X_A: 1|X-A: 2|Content_Length: 5",
-    "X-A: gr\xfc\xdf|X-B: \x80\x85\xa0|X-C: \xa0v\x85",
-    "X-A: \x00\x01\x0b\x0c\x1c\x1f\x7f",
-    "X-A : 1|X-B: 2",
-    "X A: 1|X-B: 2",
-    ": 1|X-B: 2",
-    "no colon|X-B: 2",
-    "X-B: 2|no colon",
-    "X-A: 1:2::3",
-    "X\xfc: 1|X-B: 2",
-    'X"A(): 1|X-B: 2',
-    "X-A: a\rX-B: b",
-    "X-A: a\r|X-B: b",
-    "X-A: a\nX-B: b",
-    "From me|X-A: 1",
-    "From: me|X-A: 1",
-    "Content-Length: 5",
-    "Content-Length: 5|Content-Length: 6",
-    "Content-Length: -5",
-    "Content-Length: five",
-    "Content-Length:  5 ",
-    "Content-Length: ",
-    "content-length: 5|Transfer-Encoding: chunked",
-    "Transfer-Encoding: Chunked|Content-Length: 5|content-length: 6|X-A: 1",
-    "Transfer-Encoding: gzip, chunked",
-    "Content-Type: text/html; charset=utf-8|Content-Type: second",
-    "Content-Type: multipart/form-data; boundary=x|Content-Transfer-Encoding: base64",
-    "Content-Type: message/rfc822|Subject: =?utf-8?q?x?=",
-    "Expect: 100-continue|Content-Length: 5",
-    "Expect: 100-Continue|Content-Length: 5",
-    "Connection: close",
-    "Connection: Keep-Alive",
-    "Connection: Upgrade|Upgrade: websocket",
-    "Connection: keep-alive, Upgrade|Upgrade: WebSocket",
-    "X-A: " + "a" * 5000,
-    "X-A: " + "a" * 9000 + "|X-B: b",
-    "X-A: " + "a" * 65531,
-    "X-A: " + "a" * 65532,
-    "X" * 64 + ": 1|X-A: 2",
-    "X" * 65 + ": 1|X-A: 2",
-    *("|".join(f"X-{number}: {number}" for number in range(count)) for count in (59, 60, 61, 98, 99, 100, 101)),
-]
-
-
-def head_of(lines: str) -> bytes:
-    return "\r\n".join(["GET /a%20b?c=%20 HTTP/1.1", *filter(None, lines.split("|")), "", ""]).encode("latin-1")
-
-
-@pytest.mark.parametrize("lines", HEADS, ids=range(len(HEADS)))
-def test_a_head_is_understood_as_pywsgi_does(lines: str) -> None:
-    head = head_of(lines)
-    for behind in (b"", b"hello", b"GET / HTTP/1.1\r\nHost: b\r\n\r\n"):
-        assert_same(head + behind)
-    assert_same(head[:-2])
-    assert_same(head[:-1])
-    assert_same(head.replace(b"\r\n", b"\n"))
-    assert_same(head.replace(b"HTTP/1.1", b"HTTP/1.0"))
-    assert_same(head.replace(b"GET", b"HEAD"))
-
-
-@pytest.mark.parametrize(
-    "line", ["GET /", "GET / HTTP/0.9", "GET / HTTP/2.0", "GET / HTTP/1.x", "GET / X", "POST /", "GET"]
-)
-def test_a_request_line_is_understood_as_pywsgi_does(line: str) -> None:
-    assert_same(f"{line}\r\nHost: a\r\nX-A: 1\r\n\r\n".encode())
-
-
-@pytest.mark.parametrize("lines", [lines for lines in HEADS if len(lines) < 100])
-def test_a_head_that_comes_in_two_pieces_is_understood_as_in_one(lines: str) -> None:
-    head = head_of(lines)
-    whole = understood(WSGIHandler, head + b"behind")
-    for at in range(1, len(head) + 1):
-        assert understood(WebSocketHandler, head[:at], head[at:] + b"behind") == whole
-    assert understood(WebSocketHandler, *(bytes([octet]) for octet in head + b"behind")) == whole
-
-
-def test_any_head_is_understood_as_pywsgi_does() -> None:
-    parts = [
-        "X-A",
-        "x_a",
-        "Host",
-        "Cookie",
-        "content-length",
-        ":",
-        ": ",
-        ":\t",
-        " ",
-        "\t",
-        "\r\n",
-        "\r\n",
-        "\r\n",
-        "\n",
-        "\r",
-    ]
-    parts += [
-        "\r\n ",
-        "1",
-        "value",
-        ",",
-        "\xfc",
-        "\x85",
-        "\x0b",
-        "\0",
-        "From ",
-        "Transfer-Encoding: chunked",
-        "\r\n\r\n",
-    ]
-    for seed in range(3000):
-        chance = random.Random(seed)
-        text = "".join(chance.choices(parts, k=chance.randrange(1, 30)))
-        assert_same(b"GET / HTTP/1.1\r\n" + text.encode("latin-1") + b"\r\n\r\nbehind")
-
-
-def test_header_fields_that_a_program_changes_are_changed_for_the_environ_too() -> None:
-    for handler_class in (WSGIHandler, WebSocketHandler):
-        handler: Any = handler_class(
-            object(), "", NoServer(), io.BufferedReader(io.BytesIO(head_of("X-A: 1|X-B: 2|X-C: 3")))
-        )
-        handler.read_request(handler.rfile.readline().decode())
-        handler.headers["X-D"] = "4"
-        handler.headers.replace_header("X-A", "5")
-        del handler.headers["x-b"]
-        assert handler.headers.get("X-D") == "4"
-        environ = handler.get_environ()
-        fields = {key: value for key, value in environ.items() if key.startswith("HTTP_")}
-        assert fields == {"HTTP_X_A": "5", "HTTP_X_C": "3", "HTTP_X_D": "4"}
 
 
 # Requests that are refused.
@@ -954,6 +762,32 @@ def test_a_pre_start_hook_that_is_true_makes_it_ordinary_http(serve: Any) -> Non
     with served.client() as client:
         client.send(request("/plain"))
         assert client.read_response().body == b"ok"
+
+
+@pytest.mark.world("gevent", "other servers have nothing of the kind")
+@pytest.mark.parametrize("protocol", ["echo", "websocket"])
+def test_who_changes_to_a_protocol_of_his_own_reads_what_comes_behind_the_request(serve: Any, protocol: str) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        write = start_response("101 Switching Protocols", [("Upgrade", protocol), ("Connection", "Upgrade")])
+        write(b"")
+        reader = environ["wsgi.input"]
+        write(reader.read(5).upper() + reader.readline().upper())
+        return []
+
+    seen = []
+
+    def hook(handler: Any) -> bool:
+        seen.append(handler.rfile.peek(1)[:5])
+        return True
+
+    served = serve(app)
+    served.server.pre_start_hook = hook
+    with served.client() as client:
+        client.send(request(Upgrade=protocol) + b"hello")
+        assert client.read_response().status == 101
+        client.send(b", world\n")
+        assert client.read(13) == b"HELLO, WORLD\n"
+    assert seen == [b"hello"]
 
 
 @pytest.mark.world("gevent", "programs for gevent-websocket know pywsgi only")

@@ -1,0 +1,35 @@
+# cython: language_level=3
+cimport cython
+
+cdef dict _keys
+cdef frozenset _UNUSUAL
+
+@cython.locals(key=str)
+cdef str environ_key(str name)
+
+cdef class Head:
+    cdef readonly Py_ssize_t size
+    cdef readonly str line
+    cdef readonly str method
+    cdef readonly str path
+    cdef readonly list fields
+    cdef readonly object content_length
+    cdef readonly bint persistent
+    cdef dict _environ
+
+    @cython.locals(key=str, known=str)
+    cdef bint _add(self, str name, str value) except -1
+    @cython.locals(path=str, query=str, key=str, value=str)
+    cpdef fill(self, environ, client_address)
+
+@cython.locals(end=Py_ssize_t, text=str, lines=list, words=list, line=str, method=str, path=str, head=Head, field=str, name=str, colon=str, value=str)
+cpdef read_head(bytes octets)
+
+cdef class Incoming:
+    cdef object _socket
+    cdef bytes _seen
+    cdef readonly bint closed
+
+    cpdef bytes peek_now(self)
+    @cython.locals(seen=bytes)
+    cpdef bytes read1(self, Py_ssize_t size=*)
