@@ -18,6 +18,8 @@ from gevent.hub import Hub, Waiter
 __all__ = ["Keepalive", "Schedule", "Ticking"]
 
 _SHORTEST = 0.001
+# From so many entries on it is looked for those whose target has gone.
+_FEW = 1000
 
 logger = logging.getLogger("geventws.keepalive")
 
@@ -34,8 +36,7 @@ class Schedule:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, weakref.ref[Ticking], object]] = []
-        # Entries whose target has been forgotten, and that only wait for their time.
-        self._stale = 0
+        self._most = _FEW
         self._order = itertools.count()
 
     @property
@@ -45,27 +46,22 @@ class Schedule:
 
     def add(self, due: float, target: Ticking, place: object = None) -> None:
         """Call `target.tick` at `due`, unless it has been forgotten by then: it is not kept alive. `place`: for subclasses."""
-        self._sweep()
-        heapq.heappush(self._heap, (due, next(self._order), weakref.ref(target, self._forget), place))
-
-    def _forget(self, reference: weakref.ref[Ticking]) -> None:
-        self._stale += 1
+        if len(self._heap) >= self._most:
+            self._sweep()
+        heapq.heappush(self._heap, (due, next(self._order), weakref.ref(target), place))
 
     def _sweep(self) -> None:
-        """Drop stale entries once they are the larger part."""
-        if self._stale > 1000 and 2 * self._stale > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2]() is not None]
-            heapq.heapify(self._heap)
-            self._stale = 0
+        """Drop the entries whose target has been forgotten: they would only wait for their time."""
+        self._heap = [entry for entry in self._heap if entry[2]() is not None]
+        heapq.heapify(self._heap)
+        self._most = max(_FEW, 2 * len(self._heap))
 
     def call_due(self, now: float) -> None:
         """Call those whose time has come."""
         while self._heap and self._heap[0][0] <= now:
             _, _, reference, place = heapq.heappop(self._heap)
             target = reference()
-            if target is None:
-                self._stale = max(self._stale - 1, 0)
-            else:
+            if target is not None:
                 self._call(target, now, place)
 
     def _call(self, target: Ticking, now: float, place: object) -> None:

@@ -6,3 +6,4 @@ cdef class Runtime:
 cdef class HubRuntime(Runtime):
     cdef object __weakref__
     cdef readonly object _hub
+    cdef object _keepalive

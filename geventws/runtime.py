@@ -93,12 +93,13 @@ class Runtime:
 class HubRuntime(Runtime):
     """The greenlets of one hub: all of its thread's may touch a connection, and nobody disturbs them until they wait."""
 
-    __slots__ = ("__weakref__", "_hub")
+    __slots__ = ("__weakref__", "_hub", "_keepalive")
 
     def __init__(self, hub: Hub) -> None:
         self.thread = hub.thread_ident
         # It must not keep the hub, which goes with its thread though a connection of it may be held on to.
         self._hub = weakref.ref(hub)
+        self._keepalive = weakref.ref(Keepalive.of(hub))
 
     @classmethod
     def current(cls) -> HubRuntime:
@@ -126,7 +127,10 @@ class HubRuntime(Runtime):
         spawn_raw(function, *args)
 
     def at(self, due: float, target: Ticking) -> None:
-        Keepalive.of(self._living_hub()).at(due, target)
+        keepalive = self._keepalive()
+        if keepalive is None:
+            raise _ended()
+        keepalive.at(due, target)
 
     def signal(self) -> Signal:
         return Event()
