@@ -88,6 +88,8 @@ class OpenConnections:
 
     def remove(self, websocket: WebSocket) -> None:
         """Forget a connection. Nothing if it is not there."""
+        if websocket not in self._handlers:
+            return
         with self._lock:
             address, _ = self._handlers.pop(websocket, (None, None))
             if address is None:

@@ -36,6 +36,7 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 # are 40,000 events, and others would have to wait for all of them.
 _LARGE_READ = 256 * 1024
 _USUAL_READ = USUAL_READ
+_TLS_SOCKETS = (SSLSocket, ssl.SSLSocket)
 # What TLS is given at once: four of its records.
 _TLS_WRITE = 64 * 1024
 
@@ -193,7 +194,7 @@ class SocketTransport(Transport):
 
     def __init__(self, socket: Any, raw: Any, readiness: Readiness, listener: Listener) -> None:
         self._socket = socket
-        self._is_tls = isinstance(socket, SSLSocket | ssl.SSLSocket)
+        self._is_tls = isinstance(socket, _TLS_SOCKETS)
         self._stream = TLSStream(socket) if self._is_tls else Stream(raw)
         self._listener: Listener | None = listener
         self._readiness = readiness

@@ -42,6 +42,8 @@ _QUOTED = re.compile(r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t\x20-\x7e])*)"')
 # Fields that the handshake itself writes, or that RFC 9110 forbids on a 101.
 _RESERVED_FIELDS = frozenset({"upgrade", "connection", "content-length", "transfer-encoding"})
 
+_SWITCHING = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+
 Header = Callable[[str], "str | None"]
 """Gives the value of a request's header field by its name in lower case; repeated fields joined by commas."""
 
@@ -294,12 +296,7 @@ def accept_response(
         ValueError: `subprotocol` is none that the client offered (the client would have to fail the connection), or a
             header field is one of the handshake's own, or holds what a header field cannot.
     """
-    lines = [
-        "HTTP/1.1 101 Switching Protocols",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Accept: {accept_value(request.key)}",
-    ]
+    lines = []
     if subprotocol is not None:
         if subprotocol not in request.subprotocols:
             offered = ", ".join(request.subprotocols) or "none"
@@ -308,7 +305,8 @@ def accept_response(
     if extensions is not None:
         lines.append(f"Sec-WebSocket-Extensions: {extensions}")
     lines.extend(_header_lines(headers))
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    more = "".join([f"{line}\r\n" for line in lines]) if lines else ""
+    return f"{_SWITCHING}{accept_value(request.key)}\r\n{more}\r\n".encode("latin-1")
 
 
 def _header_lines(headers: Iterable[tuple[str, str]]) -> list[str]:

@@ -31,6 +31,9 @@ class Event(Enum):
     FAILED = "the peer broke the protocol"
     EOF = "the TCP connection ended"
 
+    # Enum's own is written in Python, and a handshake and a close look in the table several times.
+    __hash__ = object.__hash__
+
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.CONNECTING, Event.ACCEPTED): State.OPEN,
