@@ -1,11 +1,14 @@
 # cython: language_level=3
 cimport cython
 
-cdef dict _keys
-cdef frozenset _UNUSUAL
+cdef dict _keys, _values
+cdef frozenset _ALIKE, _UNUSUAL
+cdef Py_ssize_t _MOST, _LONGEST_NAME, _LONGEST_VALUE
 
 @cython.locals(key=str)
 cdef str environ_key(str name)
+@cython.locals(known=str)
+cdef str _shared(str value)
 
 cdef class Head:
     cdef readonly Py_ssize_t size

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from sys import intern
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,15 +18,34 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LONGEST_LINE = 8000
 # Above it `http.client` counts; browsers send about twenty.
 _MOST_FIELDS = 60
-# So many names are remembered, with their keys, and no longer ones.
-_MOST_NAMES = 1000
+# So many names are remembered, and values, and no longer ones.
+_MOST = 1000
 _LONGEST_NAME = 64
+_LONGEST_VALUE = 300
 
 # What the connection has to be handled otherwise for.
 _UNUSUAL = frozenset(["?", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT"])
 
 # The key in an environ of a header field: made once for each name, and shared by the environs of all connections.
 _keys: dict[str, str] = {}
+# Fields that say the same for many: their values are shared, too, as a connection keeps its environ for as long as it lasts.
+_ALIKE = frozenset(
+    [
+        "HTTP_ACCEPT",
+        "HTTP_ACCEPT_ENCODING",
+        "HTTP_ACCEPT_LANGUAGE",
+        "HTTP_CACHE_CONTROL",
+        "HTTP_CONNECTION",
+        "HTTP_HOST",
+        "HTTP_ORIGIN",
+        "HTTP_PRAGMA",
+        "HTTP_SEC_WEBSOCKET_EXTENSIONS",
+        "HTTP_SEC_WEBSOCKET_VERSION",
+        "HTTP_UPGRADE",
+        "HTTP_USER_AGENT",
+    ]
+)
+_values: dict[str, str] = {}
 
 
 def environ_key(name: str) -> str:
@@ -36,7 +54,7 @@ def environ_key(name: str) -> str:
     if key is None:
         key = _make_key(name)
         if len(name) <= _LONGEST_NAME:
-            if len(_keys) >= _MOST_NAMES:
+            if len(_keys) >= _MOST:
                 _keys.clear()
             _keys[name] = key
     return key
@@ -49,7 +67,19 @@ def _make_key(name: str) -> str:
     if "_" in name:
         return ""
     key = name.upper().replace("-", "_")
-    return intern(key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+
+
+def _shared(value: str) -> str:
+    """The same text, as the same object for all that ask."""
+    known = _values.get(value)
+    if known is None:
+        known = value
+        if len(value) <= _LONGEST_VALUE:
+            if len(_values) >= _MOST:
+                _values.clear()
+            _values[value] = value
+    return known
 
 
 def header_of(environ: Any) -> Callable[[str], str | None]:
@@ -101,7 +131,8 @@ class Head:
         else:
             if key == "HTTP_CONNECTION":
                 self.persistent = value.lower() != "close"
-            self._environ[key] = value.strip()
+            value = value.strip()
+            self._environ[key] = _shared(value) if key in _ALIKE else value
         return True
 
     def fill(self, environ: Any, client_address: Any) -> None:

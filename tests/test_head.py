@@ -299,11 +299,29 @@ def test_the_usual_head_takes_no_detour() -> None:
 
 
 def test_names_of_fields_are_shared_by_all_environs_and_do_not_pile_up() -> None:
-    first, second = fields_in(environ_of(head_of("X-Shared: 1"))), fields_in(environ_of(head_of("x-shared: 2")))
+    first, second = fields_in(environ_of(head_of("X-Shared: 1"))), fields_in(environ_of(head_of("X-Shared: 2")))
     (key,) = (key for key in first if "SHARED" in key)
     assert any(key is other for other in second)
     for number in range(5000):
         assert fields_in(environ_of(head_of(f"X-{number}: 1|{'Y' * 60}-{number}: 2")))[f"HTTP_X_{number}"] == "1"
+
+
+def test_values_that_are_alike_for_many_are_shared_and_those_of_one_are_not_kept() -> None:
+    def values(number: int) -> list[str]:
+        agent = f"agent {number}"
+        return list(fields_in(environ_of(head_of(f"User-Agent: {agent}|Cookie: of {agent}|X-A: a {agent}"))).values())
+
+    first = values(1)
+    assert [one is another for one, another in zip(first, values(1), strict=True)] == [True, False, False]
+    long = "x" * 301
+    assert agent_of(long) is not agent_of(long)
+    for number in range(5000):
+        assert values(number)[0] == f"agent {number}"
+    assert values(1)[0] is not first[0]
+
+
+def agent_of(text: str) -> str:
+    return fields_in(environ_of(head_of(f"User-Agent: {text}")))["HTTP_USER_AGENT"]
 
 
 def environ_of(head: bytes) -> dict[str, Any]:
