@@ -64,6 +64,13 @@ SERVERS = {
         Server(
             "floor", "C, plain TCP (floor)", "floor", cannot=dict.fromkeys(("websocket", "deflate"), "no WebSocket")
         ),
+        Server(
+            "gevent",
+            "gevent alone, no WSGI",
+            "gevent_alone.py",
+            ("gevent",),
+            cannot={**NO_DEFLATE, **NO_BROADCAST},
+        ),
         Server("geventws", "geventws, WSGI", "geventws_wsgi.py", ("geventws", "gevent")),
         Server("geventws-flask", "geventws, Flask route", "geventws_flask.py", ("geventws", "gevent", "flask")),
         Server(

@@ -83,12 +83,14 @@ def test_compressed_echo(bench: Bench, size: int) -> None:
     assert 10 < found["wire_bytes"] < size / 2
 
 
-def test_handshakes(bench: Bench) -> None:
-    assert bench.measure(SERVERS["geventws"], row("handshake", connections=4))["count"] > 10
+@pytest.mark.parametrize("server", ["gevent", "geventws"])
+def test_handshakes(bench: Bench, server: str) -> None:
+    assert bench.measure(SERVERS[server], row("handshake", connections=4))["count"] > 10
 
 
-def test_idle_connections(bench: Bench) -> None:
-    found = bench.measure(SERVERS["geventws"], row("idle", connections=300))
+@pytest.mark.parametrize("server", ["gevent", "geventws"])
+def test_idle_connections(bench: Bench, server: str) -> None:
+    found = bench.measure(SERVERS[server], row("idle", connections=300))
     assert 1 < found["kib"] < 200
     assert found["kib_after_a_message"] > 1
 
