@@ -36,8 +36,23 @@ _REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nConten
 _TOO_MANY_HEADERS = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-# The body of all requests that have none.
+# What pywsgi discards the rest of, where there is none. Applications do not get it.
 _NO_BODY: Any = Input(io.BytesIO(), None)  # type: ignore[arg-type]  # anything with `read` and `readline`
+# A subclass that has one of these for itself may rely on what pywsgi does in it, and on an rfile to read from.
+_PYWSGIS = frozenset(
+    [
+        "MessageClass",
+        "_check_http_version",
+        "_connection_upgrade_requested",
+        "_headers",
+        "handle",
+        "handle_one_request",
+        "handle_one_response",
+        "read_request",
+        "read_requestline",
+        "run_application",
+    ]
+)
 # What pywsgi has for a log that nobody wants.
 _NoLog: Any = getattr(pywsgi, "_NoopLog", ())
 
@@ -100,13 +115,23 @@ class WebSocketHandler(WSGIHandler):
     _orig_status: Any
 
     _upgraded = False
-    # The request's head, and pywsgi's view of its fields for who asks: until a WebSocket is accepted.
+    # Whether a head may be read in one go, without all that pywsgi does for it bit by bit.
+    _at_once = True
+    # The request's head, if it was, and pywsgi's view of its fields for who asks: until a WebSocket is accepted.
     _head: Head | None = None
     _message: Any = None
     _head_timer: Timeout | None = None
     _head_begun = False
     # The address of the client that a proxy tells of, until its request has been logged.
     _client: str | None = None
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "_at_once" not in vars(cls):
+            # Up to the class that has said so itself; a class that is mixed in may come before it.
+            known = next(index for index, base in enumerate(cls.__mro__) if "_at_once" in vars(base))
+            own: set[str] = set().union(*(vars(base) for base in cls.__mro__[:known]))
+            cls._at_once = cls._at_once and _PYWSGIS.isdisjoint(own)
 
     @classmethod
     def configured(
@@ -120,9 +145,11 @@ class WebSocketHandler(WSGIHandler):
         return type(cls.__name__, (cls,), {"options": choose_options(options, changes, cls.options)})
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
-        if rfile is None:
+        if rfile is not None:
+            self._at_once = False
+        else:
             rfile = Incoming(sock)
-            if type(sock) is not socket:
+            if not self._at_once or type(sock) is not socket:
                 rfile = rfile.buffered()  # What TLS holds cannot be looked at without taking it.
         super().__init__(sock, address, server, rfile)  # type: ignore[call-arg]  # not in gevent's stubs
 
@@ -154,13 +181,12 @@ class WebSocketHandler(WSGIHandler):
 
     def read_requestline(self) -> str:
         """From pywsgi: read the request line, and here the rest of the head with it if all is there."""
-        self._message = None
+        self._head = self._message = None
         octets = self._peek_now() or self._wait_for_head()
-        self._head = head = read_head(octets)
+        head = read_head(octets) if self._at_once else None
         if head is not None:
+            self._head = head
             self._stop_head_timer()
-            if head.content_length is not None:
-                self._buffer()
             self.rfile.read1(head.size)
             return head.line
         if b"\r\n\r\n" not in octets:
@@ -175,10 +201,8 @@ class WebSocketHandler(WSGIHandler):
     def read_request(self, raw_requestline: str) -> Any:
         """From pywsgi: what the request line says, and the header fields."""
         head = self._head
-        if head is None or raw_requestline != head.line:
-            read = super().read_request(raw_requestline)
-            self._stop_head_timer()
-            return read
+        if head is None:
+            return super().read_request(raw_requestline)
         self.requestline, self.command, self.path = head.line, head.method, head.path
         self.request_version = "HTTP/1.1"
         self.content_length = head.content_length
@@ -186,9 +210,10 @@ class WebSocketHandler(WSGIHandler):
         return True
 
     def MessageClass(self, *arguments: Any) -> Any:  # noqa: N802 (pywsgi's name)
-        """From pywsgi: the header fields, which are read here unless they have been."""
-        head, self._head = self._head, None
-        return super().MessageClass(*arguments) if head is None else _message(head)
+        """From pywsgi: read the header fields, which end the head."""
+        message = super().MessageClass(*arguments)
+        self._stop_head_timer()
+        return message
 
     @property
     def headers(self) -> Any:
@@ -220,16 +245,19 @@ class WebSocketHandler(WSGIHandler):
     def _make_environ(self, head: Head) -> dict[str, Any]:
         environ: dict[str, Any] = self.server.get_environ()
         head.fill(environ, self.client_address)
-        length = head.content_length
-        self.wsgi_input = _NO_BODY if length is None else Input(self.rfile, length)
-        # As in pywsgi, whoever changes the protocol reads what comes behind the request.
-        upgrade = (
-            environ.get("HTTP_UPGRADE", "").lower() == "websocket"
-            or environ.get("HTTP_CONNECTION", "").lower() == "upgrade"
-        )
-        environ["wsgi.input"] = self.rfile if upgrade else self.wsgi_input
-        environ["wsgi.input_terminated"] = not upgrade
+        environ["wsgi.input_terminated"] = not head.upgrade
+        if head.content_length is None and self._becomes_websocket(environ):
+            self.wsgi_input, environ["wsgi.input"] = _NO_BODY, io.BytesIO()
+        else:
+            self._buffer()
+            self.wsgi_input = Input(self.rfile, head.content_length)
+            # As in pywsgi, who changes to another protocol reads what comes behind the request.
+            environ["wsgi.input"] = self.rfile if head.upgrade else self.wsgi_input
         return environ
+
+    def _becomes_websocket(self, environ: dict[str, Any]) -> bool:
+        """Whether it is a WebSocket that is asked for, and nobody may think of something else."""
+        return wants_websocket(environ.get("HTTP_UPGRADE")) and getattr(self.server, "pre_start_hook", None) is None
 
     def _peek_now(self) -> bytes:
         """What is there of the next request already, nearly always all of its head: then nothing has to be timed."""
@@ -249,11 +277,8 @@ class WebSocketHandler(WSGIHandler):
 
     def _buffer(self) -> None:
         """More is to be read than a head in one piece, by pywsgi or by the application."""
-        incoming = self.rfile
-        if type(incoming) is Incoming:
-            self.rfile = incoming.buffered()
-            if self.environ is not None and self.environ.get("wsgi.input") is incoming:
-                self.environ["wsgi.input"] = self.rfile
+        if type(self.rfile) is Incoming:
+            self.rfile = self.rfile.buffered()
 
     def _wait_for_head(self) -> bytes:
         if self.requestline is None:
@@ -286,12 +311,13 @@ class WebSocketHandler(WSGIHandler):
 
     def run_application(self) -> None:
         hook = getattr(self.server, "pre_start_hook", None)
-        if hook is not None:
-            self._buffer()
         if not (hook is not None and hook(self)) and wants_websocket(self.environ.get("HTTP_UPGRADE")):
             self._run_websocket()
         else:
-            self._buffer()
+            if self.wsgi_input is _NO_BODY:
+                # Somebody has changed his mind, and the environ: it is ordinary HTTP after all.
+                self._buffer()
+                self.wsgi_input = self.environ["wsgi.input"] = Input(self.rfile, None)
             scoped = self.options.cooperative == "requests"
             with surroundings(f"{self.command} {self.path}", self.options, scoped):
                 super().run_application()
@@ -311,8 +337,7 @@ class WebSocketHandler(WSGIHandler):
         if self.prevent_wsgi_call:
             websocket.accept()
             return
-        clients, key = self._clients, self._client_key
-        clients[key] = client = Client(self.client_address, websocket)
+        self._clients[self._client_key] = Client(self.client_address, websocket)
         try:
             try:
                 with (
@@ -321,8 +346,7 @@ class WebSocketHandler(WSGIHandler):
                 ):
                     self._call_application(websocket)
             finally:
-                if clients.get(key) is client:
-                    del clients[key]
+                self._forget_client(websocket)
             if self._upgraded:
                 websocket.close()
         finally:
@@ -336,7 +360,7 @@ class WebSocketHandler(WSGIHandler):
         self.websocket = websocket
         self._upgraded = False
         # The request has no body, though gevent lets an upgrade's application read what comes behind it, and wait for that.
-        environ["wsgi.input"] = _NO_BODY
+        environ["wsgi.input"] = io.BytesIO()
         environ["wsgi.input_terminated"] = True
         environ["wsgi.websocket"] = websocket
         environ["wsgi.websocket_version"] = request.version
@@ -395,7 +419,8 @@ class WebSocketHandler(WSGIHandler):
         if type(reader) is not Incoming:
             reader.raw.readinto = _nothing  # What is still in the socket is the transport's.
         read_ahead: bytes = reader.read1(io.DEFAULT_BUFFER_SIZE)
-        self.rfile = self.wsgi_input = _NO_BODY
+        self.rfile = self.environ["wsgi.input"] = io.BytesIO()
+        self.wsgi_input = _NO_BODY
         self._head = self._message = None  # As long as the connection lasts, they are in the environ.
         return read_ahead
 
@@ -426,6 +451,12 @@ class WebSocketHandler(WSGIHandler):
             self.socket = None  # It is closed: pywsgi need not try it.
         if self.environ is not None:
             self.environ["wsgi.websocket"] = None
+
+    def _forget_client(self, websocket: WebSocket) -> None:
+        clients, key = self._clients, self._client_key
+        client = clients.get(key)
+        if client is not None and client.ws is websocket:
+            del clients[key]
 
     # What programs written for gevent-websocket look at.
 

@@ -3,7 +3,7 @@ cimport cython
 
 cdef dict _keys, _values
 cdef frozenset _ALIKE, _UNUSUAL
-cdef Py_ssize_t _MOST, _LONGEST_NAME, _LONGEST_VALUE
+cdef Py_ssize_t _MOST, _LONGEST_NAME, _LONGEST_VALUE, _LONGEST_NUMBER
 
 @cython.locals(key=str)
 cdef str environ_key(str name)
@@ -18,9 +18,10 @@ cdef class Head:
     cdef readonly list fields
     cdef readonly object content_length
     cdef readonly bint persistent
+    cdef readonly bint upgrade
     cdef dict _environ
 
-    @cython.locals(key=str, known=str)
+    @cython.locals(key=str, known=str, said=str)
     cdef bint _add(self, str name, str value) except -1
     @cython.locals(path=str, query=str, key=str, value=str)
     cpdef fill(self, environ, client_address)

@@ -22,6 +22,7 @@ _MOST_FIELDS = 60
 _MOST = 1000
 _LONGEST_NAME = 64
 _LONGEST_VALUE = 300
+_LONGEST_NUMBER = 18
 
 # What the connection has to be handled otherwise for.
 _UNUSUAL = frozenset(["?", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT"])
@@ -95,7 +96,7 @@ def header_of(environ: Any) -> Callable[[str], str | None]:
 class Head:
     """What a request says before its body."""
 
-    __slots__ = ("_environ", "content_length", "fields", "line", "method", "path", "persistent", "size")
+    __slots__ = ("_environ", "content_length", "fields", "line", "method", "path", "persistent", "size", "upgrade")
 
     def __init__(self, size: int, line: str, method: str, path: str) -> None:
         self.size = size
@@ -108,6 +109,8 @@ class Head:
         self.content_length: int | None = None
         self.persistent = True
         """Whether another request may follow on the connection."""
+        self.upgrade = False
+        """Whether pywsgi would leave what follows to the application."""
         self._environ: dict[str, str] = {}
 
     def _add(self, name: str, value: str) -> bool:
@@ -122,7 +125,7 @@ class Head:
         if key == "CONTENT_TYPE":
             self._environ[key] = value if known is None else known
         elif key == "CONTENT_LENGTH":
-            if known is not None or not (value.isascii() and value.isdecimal()):
+            if known is not None or not (value.isascii() and value.isdecimal()) or len(value) > _LONGEST_NUMBER:
                 return False
             self._environ[key] = value
             self.content_length = int(value)
@@ -130,7 +133,11 @@ class Head:
             self._environ[key] = _joined(key, known, value.strip())
         else:
             if key == "HTTP_CONNECTION":
-                self.persistent = value.lower() != "close"
+                said = value.lower()
+                self.persistent = said != "close"
+                self.upgrade = self.upgrade or said == "upgrade"
+            elif key == "HTTP_UPGRADE":
+                self.upgrade = self.upgrade or value.lower() == "websocket"
             value = value.strip()
             self._environ[key] = _shared(value) if key in _ALIKE else value
         return True
@@ -227,7 +234,11 @@ class Incoming:
 
     def buffered(self) -> io.BufferedReader:
         """An `rfile` for all that follows."""
-        return io.BufferedReader(_Raw(self._socket, self._seen))
+        reader: Any = io.BufferedReader(_Raw(self._socket, self._seen))
+        if self._seen:
+            reader.peek(1)  # Whoever takes what is in its buffer gets all that has been read.
+        found: io.BufferedReader = reader
+        return found
 
 
 class _Raw(io.RawIOBase):
@@ -235,6 +246,7 @@ class _Raw(io.RawIOBase):
 
     def __init__(self, socket: Any, seen: bytes) -> None:
         self._socket = socket
+        # Not more than its buffer holds.
         self._seen = seen
 
     def readable(self) -> bool:
@@ -245,12 +257,10 @@ class _Raw(io.RawIOBase):
         return number
 
     def readinto(self, buffer: Any) -> int | None:
-        seen = self._seen
+        seen, self._seen = self._seen, b""
         if seen:
-            size = min(len(seen), len(buffer))
-            buffer[:size] = seen[:size]
-            self._seen = seen[size:]
-            return size
+            buffer[: len(seen)] = seen
+            return len(seen)
         try:
             read: int = self._socket.recv_into(buffer)
         except BlockingIOError:

@@ -14,7 +14,7 @@ from typing import Any
 import gevent
 import gevent.socket
 import pytest
-from gevent.pywsgi import WSGIServer
+from gevent.pywsgi import WSGIHandler, WSGIServer
 from rawclient import BINARY, KEY, PING, PONG, TEXT, RawClient, close_frame, frame, request
 from waiting import Event, pause, wait_until
 from worlds import BOTH, World
@@ -751,6 +751,61 @@ def test_clients_are_kept_on_a_plain_server_with_attributes_of_the_program_s_own
 
 
 @pytest.mark.world("gevent", "programs for gevent-websocket know pywsgi only")
+def test_a_program_may_exchange_the_entries_of_clients_and_the_clients(serve: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        handler = ws.handler
+        handler.server.clients = dict(handler.server.clients)
+        handler.server.clients[handler.client_address] = Client(handler.client_address, ws)
+        ws.receive()
+        return []
+
+    served = serve(app)
+    with served.client("/") as client:
+        wait_until(lambda: len(served.server.clients) == 1)
+        client.send(close_frame(1000))
+        client.read_close()
+    wait_until(lambda: not served.server.clients)
+
+
+@pytest.mark.world("gevent", "gevent's own server")
+@pytest.mark.parametrize("fields", [{}, {"Content_Length": "0"}, {"Connection": "keep-alive, Upgrade"}])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_frame_that_comes_with_the_request_is_not_lost(serve: Any, fields: dict[str, str], hooked: bool) -> None:
+    served = serve(echo)
+    if hooked:
+        served.server.pre_start_hook = lambda handler: False
+    with served.client() as client:
+        client.send(request(**fields) + frame(TEXT, "early"))
+        assert client.read_response().status == 101
+        assert client.read_text() == "early"
+
+
+@pytest.mark.world("gevent", "a subclass of pywsgi's handler")
+def test_a_request_that_a_subclass_reads_is_not_timed_any_more_once_it_is_read(serve: Any) -> None:
+    class OwnRequest(WebSocketHandler):
+        def read_request(self, raw_requestline: str) -> bool:
+            self.requestline = raw_requestline.rstrip()
+            self.command, self.path, self.request_version = self.requestline.split()
+            self.headers = self.MessageClass(self.rfile, 0)
+            self.content_length = None
+            self.close_connection = True
+            return True
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        pause(0.2)
+        start_response("200 OK", [("Content-Length", "4")])
+        return [b"done"]
+
+    served = serve(app, handler_class=OwnRequest.configured(handshake_timeout=0.1))
+    with served.client() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a")
+        gevent.sleep(0)
+        client.send(b"\r\n\r\n")
+        assert client.read_response().body == b"done"
+
+
+@pytest.mark.world("gevent", "programs for gevent-websocket know pywsgi only")
 def test_a_pre_start_hook_that_is_true_makes_it_ordinary_http(serve: Any) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         assert "wsgi.websocket" not in environ
@@ -788,6 +843,79 @@ def test_who_changes_to_a_protocol_of_his_own_reads_what_comes_behind_the_reques
         client.send(b", world\n")
         assert client.read(13) == b"HELLO, WORLD\n"
     assert seen == [b"hello"]
+
+
+class Prefixed:
+    def read_request(self, raw_requestline: str) -> Any:
+        read = super().read_request(raw_requestline)
+        self.command, self.path = "PUT", f"/prefix{self.path}"
+        return read
+
+
+class Proxied:
+    def handle(self) -> None:
+        words = self.rfile.readline(107).split()
+        self.client_address = (words[2].decode(), int(words[4]))
+        super().handle()
+
+
+class OwnLine:
+    def read_requestline(self) -> str:
+        return self.rfile.readline(8192).decode("latin-1").replace("/page", "/other")
+
+
+class OwnFields:
+    def MessageClass(self, *arguments: Any) -> Any:  # noqa: N802 (pywsgi's name)
+        message = super().MessageClass(*arguments)
+        message["X-Added"] = "by MessageClass"
+        return message
+
+
+class OwnKeys:
+    def _headers(self) -> Any:
+        yield from super()._headers()
+        yield "HTTP_X_ADDED", "by _headers"
+
+
+class OwnInput:
+    def get_environ(self) -> Any:
+        environ = super().get_environ()
+        environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(5).upper())
+        return environ
+
+
+class OwnReading:
+    def run_application(self) -> None:
+        self.environ["HTTP_X_ADDED"] = repr(self.rfile.peek(1)[:5])
+        super().run_application()
+
+
+@pytest.mark.world("gevent", "a subclass of pywsgi's handler")
+@pytest.mark.parametrize("own", [Prefixed, Proxied, OwnLine, OwnFields, OwnKeys, OwnInput, OwnReading])
+def test_a_subclass_finds_all_that_pywsgi_does_for_a_request(own: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        keys = ("REQUEST_METHOD", "PATH_INFO", "REMOTE_ADDR", "HTTP_X_ADDED")
+        said = " ".join(str(environ.get(key)) for key in keys).encode() + environ["wsgi.input"].read(5)
+        start_response("200 OK", [("Content-Length", str(len(said)))])
+        return [said]
+
+    judge: Any = type("Judge", (own, WSGIHandler), {})
+    direct: Any = type("Direct", (own, WebSocketHandler), {})
+    further: Any = type("Further", (direct,), {})
+    answers = []
+    for handler_class in (judge, direct, further, direct.configured(max_message_size=5)):
+        server = WSGIServer(("127.0.0.1", 0), app, handler_class=handler_class, log=None)
+        server.start()
+        try:
+            with RawClient(server.address) as client:
+                first = b"PROXY TCP4 10.9.9.9 10.0.0.1 4000 80\r\n" if own is Proxied else b""
+                client.send(
+                    first + b"GET /page HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
+                )
+                answers.append(client.read_response().body)
+        finally:
+            server.stop()
+    assert answers == [answers[0]] * 4
 
 
 @pytest.mark.world("gevent", "programs for gevent-websocket know pywsgi only")

@@ -350,6 +350,8 @@ class GeventWebSocketHandler(WebSocketHandler):
     response_headers: Any
     response_length: Any
 
+    # What is overridden here asks for nothing that pywsgi does.
+    _at_once = True
     _trusted: bool | None = None
     _scheme: str | None = None
     _script_name = ""
