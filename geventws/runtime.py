@@ -99,7 +99,8 @@ class HubRuntime(Runtime):
         self.thread = hub.thread_ident
         # It must not keep the hub, which goes with its thread though a connection of it may be held on to.
         self._hub = weakref.ref(hub)
-        self._keepalive = weakref.ref(Keepalive.of(hub))
+        # Nor must this, whose greenlet is the hub's.
+        self._keepalive: weakref.ref[Keepalive] | None = None
 
     @classmethod
     def current(cls) -> HubRuntime:
@@ -127,9 +128,10 @@ class HubRuntime(Runtime):
         spawn_raw(function, *args)
 
     def at(self, due: float, target: Ticking) -> None:
-        keepalive = self._keepalive()
+        keepalive = self._keepalive() if self._keepalive is not None else None
         if keepalive is None:
-            raise _ended()
+            keepalive = Keepalive.of(self._living_hub())
+            self._keepalive = weakref.ref(keepalive)
         keepalive.at(due, target)
 
     def signal(self) -> Signal:
