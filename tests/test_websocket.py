@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import random
 import socket
 import threading
 import time
@@ -19,7 +20,7 @@ from rawclient import BINARY, CLOSE, PING, PONG, TEXT, RawClient, close_frame, f
 from waiting import Event, Result, pause, together, wait_until
 from worlds import BOTH, World, natively
 
-from geventws import ConnectionClosed, DeflateOptions, InvalidState, State, WebSocket, WebSocketError
+from geventws import ConnectionClosed, InvalidState, State, WebSocket, WebSocketError
 from geventws.keepalive import Keepalive
 
 WORLDS = BOTH
@@ -575,22 +576,30 @@ def test_frames_of_many_senders_never_interleave(hold: Any) -> None:
     assert sorted(received) == messages
 
 
-def test_compressed_messages_of_many_senders_are_sent_in_the_order_they_were_compressed(hold: Any, serve: Any) -> None:
+def test_compressed_messages_of_many_senders_are_sent_in_the_order_they_were_compressed(serve: Any) -> None:
+    chance = random.Random(1)
+
+    def digits(count: int) -> str:
+        return f"{chance.getrandbits(4 * count):0{count}x}"
+
+    # Large enough to make the senders wait. Each begins with what the one before it ends with, and refers to it by distance.
+    common = digits(8_000)
+    texts = [common + digits(150_000) + common + digits(100 * sender + 1) for sender in range(6)]
     done = Event()
 
     def handler(ws: WebSocket) -> None:
-        texts = [f"{sender} " * 40_000 for sender in range(6)]
         together(*(partial(ws.send, text) for text in texts))
         done.set()
 
-    options = {"compression": DeflateOptions(level=0)}  # Level 0: large enough to make the senders wait.
-    with serve(app_of(handler), **options).client("/", Sec_WebSocket_Extensions="permessage-deflate") as client:
+    with serve(app_of(handler), compression=True).client("/", Sec_WebSocket_Extensions="permessage-deflate") as client:
         inflater = zlib.decompressobj(-15)
-        for sender in range(6):
-            received = client.read_frame()
-            assert received.first == 0xC1
-            assert inflater.decompress(received.payload + b"\0\0\xff\xff") == f"{sender} ".encode() * 40_000
+        received = []
+        for _ in texts:
+            compressed = client.read_frame()
+            assert compressed.first == 0xC1
+            received.append(inflater.decompress(compressed.payload + b"\0\0\xff\xff").decode())
         assert done.wait(5)
+    assert sorted(received) == sorted(texts)
 
 
 @pytest.mark.world("gevent", "a native thread cannot be killed")
