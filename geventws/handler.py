@@ -9,6 +9,7 @@ import io
 import logging
 from collections.abc import Callable
 from http.client import HTTPException
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from gevent import Timeout, pywsgi
@@ -128,10 +129,9 @@ class WebSocketHandler(WSGIHandler):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         if "_at_once" not in vars(cls):
-            # Up to the class that has said so itself; a class that is mixed in may come before it.
-            known = next(index for index, base in enumerate(cls.__mro__) if "_at_once" in vars(base))
-            own: set[str] = set().union(*(vars(base) for base in cls.__mro__[:known]))
-            cls._at_once = cls._at_once and _PYWSGIS.isdisjoint(own)
+            # Also a class that is mixed in, and comes before the one that has it decided.
+            undecided = takewhile(lambda base: "_at_once" not in vars(base), cls.__mro__)
+            cls._at_once = cls._at_once and all(_PYWSGIS.isdisjoint(vars(base)) for base in undecided)
 
     @classmethod
     def configured(

@@ -144,11 +144,7 @@ class Head:
 
     def fill(self, environ: Any, client_address: Any) -> None:
         """Put into a WSGI environ what PEP 3333 wants there of the request."""
-        path = query = self.path
-        if "?" in path:
-            path, _, query = path.partition("?")
-        else:
-            query = ""
+        path, _, query = self.path.partition("?")
         environ["REQUEST_METHOD"] = self.method
         environ["SCRIPT_NAME"] = ""
         environ["PATH_INFO"] = unquote(path, "latin-1") if "%" in path else path
@@ -234,11 +230,10 @@ class Incoming:
 
     def buffered(self) -> io.BufferedReader:
         """An `rfile` for all that follows."""
-        reader: Any = io.BufferedReader(_Raw(self._socket, self._seen))
+        reader: io.BufferedReader[Any] = io.BufferedReader(_Raw(self._socket, self._seen))
         if self._seen:
             reader.peek(1)  # Whoever takes what is in its buffer gets all that has been read.
-        found: io.BufferedReader = reader
-        return found
+        return reader
 
 
 class _Raw(io.RawIOBase):
