@@ -151,7 +151,7 @@ def running(pid: int) -> bool:
     """Whether there is such a process, and not only its exit status."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # The second if it goes between the opening and the reading.
         if Path("/proc/self/stat").exists():
             return False
     try:
