@@ -58,7 +58,7 @@ _PYWSGIS = frozenset(
 _NoLog: Any = getattr(pywsgi, "_NoopLog", ())
 
 
-def _message(head: Head) -> Any:
+def _message_of(head: Head) -> Any:
     message: Any = OldMessage()
     message._headers = list(head.fields)  # Where the parser would have put them.
     return message
@@ -221,7 +221,7 @@ class WebSocketHandler(WSGIHandler):
         if self._message is None:
             if self._head is None:
                 return WSGIHandler.headers
-            self._message = _message(self._head)
+            self._message = _message_of(self._head)
         return self._message
 
     @headers.setter

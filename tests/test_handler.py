@@ -28,6 +28,7 @@ from geventws import (
     WebSocketHandler,
     WebSocketOptions,
 )
+from geventws.connections import OpenConnections
 from geventws.handler import Client
 
 WORLDS = BOTH
@@ -799,9 +800,9 @@ def test_a_request_that_a_subclass_reads_is_not_timed_any_more_once_it_is_read(s
 
     served = serve(app, handler_class=OwnRequest.configured(handshake_timeout=0.1))
     with served.client() as client:
-        client.send(b"GET / HTTP/1.1\r\nHost: a")
-        gevent.sleep(0)
-        client.send(b"\r\n\r\n")
+        # From now on it is timed.
+        wait_until(lambda: len(OpenConnections.of(served.server).idle) == 1)
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert client.read_response().body == b"done"
 
 

@@ -311,6 +311,9 @@ def test_names_of_fields_are_shared_by_all_environs_and_do_not_pile_up() -> None
     assert any(key is other for other in second)
     for number in range(5000):
         assert fields_in(environ_of(head_of(f"X-{number}: 1|{'Y' * 60}-{number}: 2")))[f"HTTP_X_{number}"] == "1"
+    later = fields_in(environ_of(head_of("X-Shared: 3")))
+    assert key in later
+    assert not any(key is other for other in later)
 
 
 def test_values_that_are_alike_for_many_are_shared_and_those_of_one_are_not_kept() -> None:

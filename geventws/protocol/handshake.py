@@ -305,7 +305,7 @@ def accept_response(
     if extensions is not None:
         lines.append(f"Sec-WebSocket-Extensions: {extensions}")
     lines.extend(_header_lines(headers))
-    more = "".join([f"{line}\r\n" for line in lines]) if lines else ""
+    more = "".join([f"{line}\r\n" for line in lines])
     return f"{_SWITCHING}{accept_value(request.key)}\r\n{more}\r\n".encode("latin-1")
 
 
