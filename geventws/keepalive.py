@@ -44,11 +44,16 @@ class Schedule:
         """When the first is to be called; None if nobody is."""
         return self._heap[0][0] if self._heap else None
 
-    def add(self, due: float, target: Ticking, place: object = None) -> None:
-        """Call `target.tick` at `due`, unless it has been forgotten by then: it is not kept alive. `place`: for subclasses."""
+    def add(self, due: float, target: Ticking, place: object = None) -> bool:
+        """Call `target.tick` at `due`, unless it has been forgotten by then: it is not kept alive. `place`: for subclasses.
+
+        Whether it is the first to be called now.
+        """
         if len(self._heap) >= self._most:
             self._sweep()
-        heapq.heappush(self._heap, (due, next(self._order), weakref.ref(target), place))
+        entry = (due, next(self._order), weakref.ref(target), place)
+        heapq.heappush(self._heap, entry)
+        return self._heap[0] is entry
 
     def _sweep(self) -> None:
         """Drop the entries whose target has been forgotten: they would only wait for their time."""
@@ -97,14 +102,13 @@ class Keepalive:
 
     def at(self, due: float, target: Ticking) -> None:
         """Call `target.tick` at `due`, unless it has been forgotten by then: it is not kept alive. Never blocks."""
-        first = self._schedule.next_due
-        self._schedule.add(due, target)
+        first = self._schedule.add(due, target)
         if self._greenlet is None:
             self._greenlet = gevent.Greenlet(self._run)
             # It works for all connections, not only for the first one, from whose greenlet it is spawned.
             self._greenlet.spawn_tree_locals = {}
             self._greenlet.start()
-        elif first is not None and due < first:
+        elif first:
             self._wake()
 
     def _wake(self) -> None:

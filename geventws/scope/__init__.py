@@ -51,18 +51,19 @@ class cooperative(ContextDecorator):  # noqa: N801 (used like a function)
     """
 
     def __init__(self) -> None:
-        self._entered: list[Any] = []
+        # What `leave` needs, and the same of the time before where it is nested.
+        self._entered: tuple[Any, Any] | None = None
 
     def __enter__(self) -> cooperative:
         entered = None
         if _installation is not None or install():
             entered = enter()
             drivers.entered()
-        self._entered.append(entered)
+        self._entered = entered, self._entered
         return self
 
     def __exit__(self, *_: object) -> None:
-        entered = self._entered.pop()
+        entered, self._entered = self._entered or (None, None)
         if entered is not None:
             leave(entered)
             drivers.left()

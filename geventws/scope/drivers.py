@@ -57,40 +57,47 @@ class _Psycopg2:
 
     def __init__(self) -> None:
         self._lock = _thread.allocate_lock()
-        self._inside = 0
+        # One for each that is inside. A list, as threads may append and pop at the same time without the lock.
+        self._inside: list[None] = []
         self._extensions: Any = None
+        self._is_set = False
         self._before: Any = None
 
     def adapt(self, installation: Installation, extensions: Any) -> None:
-        with self._lock:
-            self._extensions = extensions
-            if self._inside:
-                self._set()
+        self._extensions = extensions
+        self._follow()
         installation.on_give_back(self._forget)
 
     def entered(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1 and self._extensions is not None:
-                self._set()
+        self._inside.append(None)
+        if self._extensions is not None:
+            self._follow()
 
     def left(self) -> None:
+        self._inside.pop()
+        if self._extensions is not None:
+            self._follow()
+
+    def _follow(self) -> None:
+        """Have psycopg2 do what is right for those that are inside now."""
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0 and self._extensions is not None:
+            if self._extensions is None:
+                return
+            if self._inside and not self._is_set:
+                self._before = self._extensions.get_wait_callback()
+                self._extensions.set_wait_callback(self.wait)
+                self._is_set = True
+            if self._is_set and not self._inside:
                 self._restore()
 
-    def _set(self) -> None:
-        self._before = self._extensions.get_wait_callback()
-        self._extensions.set_wait_callback(self.wait)
-
     def _restore(self) -> None:
+        self._is_set = False
         if self._extensions.get_wait_callback() == self.wait:
             self._extensions.set_wait_callback(self._before)
 
     def _forget(self) -> None:
         with self._lock:
-            if self._inside:
+            if self._is_set:
                 self._restore()
             self._extensions = None
 
