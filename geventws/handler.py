@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from http.client import HTTPException
 from itertools import takewhile
-from typing import Any, TypeVar
+from time import time
+from typing import Any, ClassVar, TypeVar
 
 from gevent import Timeout, pywsgi
 from gevent.pywsgi import Input, OldMessage, WSGIHandler
@@ -37,6 +40,9 @@ _REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nConten
 _TOO_MANY_HEADERS = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
+# What is read from once nothing more is to be read: pywsgi ends a connection whose file is closed.
+_CLOSED = io.BytesIO()
+_CLOSED.close()
 # What pywsgi discards the rest of, where there is none. Applications do not get it.
 _NO_BODY: Any = Input(io.BytesIO(), None)  # type: ignore[arg-type]  # anything with `read` and `readline`
 # A subclass that has one of these for itself may rely on what pywsgi does in it, and on an rfile to read from.
@@ -56,6 +62,20 @@ _PYWSGIS = frozenset(
 )
 # What pywsgi has for a log that nobody wants.
 _NoLog: Any = getattr(pywsgi, "_NoopLog", ())
+
+
+def _share_keys(cls: type[WebSocketHandler]) -> None:
+    """Have the dicts of this class's objects share their keys, which is a KiB less for each.
+
+    CPython decides on that while the first thirty or so are made: when as many clients connect together, no request has been
+    read by then.
+    """
+    if hasattr(cls, "__del__"):
+        return  # It counts on more than is done here.
+    first: object = object.__new__(cls)
+    for name in cls._kept:
+        with suppress(AttributeError):  # Somebody's own property.
+            object.__setattr__(first, name, None)
 
 
 def _message_of(head: Head) -> Any:
@@ -116,9 +136,7 @@ class WebSocketHandler(WSGIHandler):
     _orig_status: Any
 
     _upgraded = False
-    # Whether a head may be read in one go, without all that pywsgi does for it bit by bit.
-    _at_once = True
-    # The request's head, if it was, and pywsgi's view of its fields for who asks: until a WebSocket is accepted.
+    # The request's head, if it was read at once, and pywsgi's view of its fields for who asks: until a WebSocket is accepted.
     _head: Head | None = None
     _message: Any = None
     _head_timer: Timeout | None = None
@@ -126,12 +144,52 @@ class WebSocketHandler(WSGIHandler):
     # The address of the client that a proxy tells of, until its request has been logged.
     _client: str | None = None
 
+    # What an object gets that waits for messages. CPython shares the keys of thirty attributes among the objects of a class.
+    _kept: ClassVar[tuple[str, ...]] = (
+        "socket",
+        "client_address",
+        "server",
+        "rfile",
+        "_head_timer",
+        "_head",
+        "requestline",
+        "command",
+        "path",
+        "request_version",
+        "content_length",
+        "close_connection",
+        "environ",
+        "wsgi_input",
+        "application",
+        "time_start",
+        "status",
+        "result",
+        "headers_sent",
+        "response_use_chunked",
+        "connection_upgraded",
+        "response_length",
+        "websocket",
+        "_upgraded",
+        "_orig_status",
+        "code",
+        "_client",
+        "time_finish",
+    )
+
+    # Whether a class leaves the reading of heads to this one: it is done in one go, without all that pywsgi does bit by bit.
+    _at_once = True
+    # Whether it leaves to this one what pywsgi does around an application, too: a WebSocket is served without that.
+    _direct = True
+
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        if "_at_once" not in vars(cls):
-            # Also a class that is mixed in, and comes before the one that has it decided.
-            undecided = takewhile(lambda base: "_at_once" not in vars(base), cls.__mro__)
-            cls._at_once = cls._at_once and all(_PYWSGIS.isdisjoint(vars(base)) for base in undecided)
+        # Also a class that is mixed in, and comes before the one that has it decided.
+        undecided = takewhile(lambda base: "_direct" not in vars(base), cls.__mro__)
+        own = {name for base in undecided for name in vars(base)}
+        cls._direct = cls._direct and own.isdisjoint(_PYWSGIS) and "get_environ" not in own
+        if "_at_once" not in own:
+            cls._at_once = cls._at_once and own.isdisjoint(_PYWSGIS)
+        _share_keys(cls)
 
     @classmethod
     def configured(
@@ -156,12 +214,23 @@ class WebSocketHandler(WSGIHandler):
     def handle(self) -> None:
         """From the server: handle a TCP connection until its end."""
         try:
-            super().handle()
+            try:
+                if self._at_once and self._direct and not self.prevent_wsgi_call and self._begins_with_websocket():
+                    # Here: pywsgi's frames would be kept for as long as the WebSocket lasts.
+                    self._serve_websocket()
+                    self.rfile = _CLOSED
+            except BaseException:
+                self.rfile = _CLOSED
+                raise
+            finally:
+                if self.socket is not None:
+                    super().handle()
         except (BrokenPipeError, ConnectionResetError):
             pass  # The client left before it could be told what was wrong with its request.
         finally:
             if self.prevent_wsgi_call:
-                self._leave()  # Nobody else has: whoever calls this has driven it.
+                # Nobody else has: whoever calls this has driven it.
+                self._leave(OpenConnections.of(self.server))
             self.websocket = None
 
     def handle_one_request(self) -> Any:
@@ -179,15 +248,36 @@ class WebSocketHandler(WSGIHandler):
 
     # The head of the request.
 
+    def _begins_with_websocket(self) -> bool:
+        """Wait for the first request, and read its head if it asks for a WebSocket and for nothing out of the ordinary."""
+        try:
+            octets = self._peek_now() or self._wait_for_head()
+        except Timeout as timeout:
+            if timeout is not self._head_timer:
+                raise
+            octets = b""
+        except OSError:
+            octets = b""
+        if not octets:
+            # Nothing has come in time, or nothing will: browsers open connections for later.
+            self._stop_head_timer()
+            self.rfile = _CLOSED
+        head = self._head = read_head(octets)
+        if head is None or not self._is_for_websocket(head):
+            return False
+        self._take_head(head)
+        self.read_request(head.line)
+        return True
+
     def read_requestline(self) -> str:
         """From pywsgi: read the request line, and here the rest of the head with it if all is there."""
-        self._head = self._message = None
-        octets = self._peek_now() or self._wait_for_head()
-        head = read_head(octets) if self._at_once else None
+        self._message = None
+        head, octets = self._head, b""
+        if head is None or head.taken:
+            octets = self._peek_now() or self._wait_for_head()
+            head = self._head = read_head(octets) if self._at_once else None
         if head is not None:
-            self._head = head
-            self._stop_head_timer()
-            self.rfile.read1(head.size)
+            self._take_head(head)
             return head.line
         if b"\r\n\r\n" not in octets:
             if not octets:
@@ -197,6 +287,12 @@ class WebSocketHandler(WSGIHandler):
         self._buffer()
         line: str = super().read_requestline()
         return line
+
+    def _take_head(self, head: Head) -> None:
+        """Go on with this head, and have what comes behind it read next."""
+        self._stop_head_timer()
+        self.rfile.read1(head.size)
+        head.taken = True
 
     def read_request(self, raw_requestline: str) -> Any:
         """From pywsgi: what the request line says, and the header fields."""
@@ -236,28 +332,37 @@ class WebSocketHandler(WSGIHandler):
             environ: dict[str, Any] = super().get_environ()
         else:
             environ = self._make_environ(head)
-        proxies = self.options.proxies
-        if proxies is not None:
-            forwarded.apply(environ, proxies)
-            self._client = environ.get("REMOTE_ADDR")
+            if self._is_for_websocket(head):
+                self.wsgi_input = _NO_BODY
+            else:
+                self._buffer()
+                self.wsgi_input = Input(self.rfile, head.content_length)
+                # As in pywsgi, who changes to another protocol reads what comes behind the request.
+                environ["wsgi.input"] = self.rfile if head.upgrade else self.wsgi_input
+        self._tell_of_client(environ)
         return environ
 
     def _make_environ(self, head: Head) -> dict[str, Any]:
         environ: dict[str, Any] = self.server.get_environ()
         head.fill(environ, self.client_address)
+        environ["wsgi.input"] = io.BytesIO()
         environ["wsgi.input_terminated"] = not head.upgrade
-        if head.content_length is None and self._becomes_websocket(environ):
-            self.wsgi_input, environ["wsgi.input"] = _NO_BODY, io.BytesIO()
-        else:
-            self._buffer()
-            self.wsgi_input = Input(self.rfile, head.content_length)
-            # As in pywsgi, who changes to another protocol reads what comes behind the request.
-            environ["wsgi.input"] = self.rfile if head.upgrade else self.wsgi_input
         return environ
 
-    def _becomes_websocket(self, environ: dict[str, Any]) -> bool:
+    def _tell_of_client(self, environ: dict[str, Any]) -> None:
+        """Put in what trusted proxies say."""
+        proxies = self.options.proxies
+        if proxies is not None:
+            forwarded.apply(environ, proxies)
+            self._client = environ.get("REMOTE_ADDR")
+
+    def _is_for_websocket(self, head: Head) -> bool:
         """Whether it is a WebSocket that is asked for, and nobody may think of something else."""
-        return wants_websocket(environ.get("HTTP_UPGRADE")) and getattr(self.server, "pre_start_hook", None) is None
+        return (
+            wants_websocket(head.upgrade_field)
+            and head.content_length is None
+            and getattr(self.server, "pre_start_hook", None) is None
+        )
 
     def _peek_now(self) -> bytes:
         """What is there of the next request already, nearly always all of its head: then nothing has to be timed."""
@@ -322,6 +427,27 @@ class WebSocketHandler(WSGIHandler):
             with surroundings(f"{self.command} {self.path}", self.options, scoped):
                 super().run_application()
 
+    def _serve_websocket(self) -> None:
+        """A request that has been read: as pywsgi serves it, and without what only ordinary HTTP needs."""
+        assert self._head is not None
+        self.environ = self._make_environ(self._head)
+        self._tell_of_client(self.environ)
+        self.wsgi_input = _NO_BODY
+        self.application = self.server.application
+        self.time_start = time()
+        self.status = self.result = None
+        self.headers_sent = self.response_use_chunked = self.connection_upgraded = False
+        self.response_length = 0
+        try:
+            self._run_websocket()
+        except BaseException as error:
+            # As pywsgi has it: that the client has gone is no mistake, and the end of a greenlet not one of this program.
+            if not (isinstance(error, OSError) and error.errno in self.ignored_socket_errors):
+                self.handle_error(*sys.exc_info())
+        finally:
+            self.time_finish = time()
+            self.log_request()
+
     def _run_websocket(self) -> None:
         connections, environ = OpenConnections.of(self.server), self.environ
         address = environ.get("REMOTE_ADDR", "")
@@ -350,7 +476,7 @@ class WebSocketHandler(WSGIHandler):
             if self._upgraded:
                 websocket.close()
         finally:
-            self._leave()
+            self._leave(connections)
 
     def _make_websocket(self, request: OpeningRequest) -> WebSocket:
         environ = self.environ
@@ -419,7 +545,7 @@ class WebSocketHandler(WSGIHandler):
         if type(reader) is not Incoming:
             reader.raw.readinto = _nothing  # What is still in the socket is the transport's.
         read_ahead: bytes = reader.read1(io.DEFAULT_BUFFER_SIZE)
-        self.rfile = self.environ["wsgi.input"] = io.BytesIO()
+        self.rfile = _CLOSED
         self.wsgi_input = _NO_BODY
         self._head = self._message = None  # As long as the connection lasts, they are in the environ.
         return read_ahead
@@ -440,19 +566,20 @@ class WebSocketHandler(WSGIHandler):
             if close is not None:
                 close()
 
-    def _leave(self) -> None:
+    def _leave(self, connections: OpenConnections) -> None:
         """The WebSocket has been served: nothing of it stays behind."""
         websocket = self.websocket
         if websocket is None:
             return
         websocket.hang_up()
-        OpenConnections.of(self.server).remove(websocket)
+        connections.remove(websocket)
         if self._upgraded:
             self.socket = None  # It is closed: pywsgi need not try it.
         if self.environ is not None:
             self.environ["wsgi.websocket"] = None
 
     def _forget_client(self, websocket: WebSocket) -> None:
+        # Not those of before: a program may have exchanged them.
         clients, key = self._clients, self._client_key
         client = clients.get(key)
         if client is not None and client.ws is websocket:
@@ -506,3 +633,6 @@ class WebSocketHandler(WSGIHandler):
         finally:
             self.client_address = peer
         return line
+
+
+_share_keys(WebSocketHandler)

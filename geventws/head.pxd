@@ -19,6 +19,7 @@ cdef class Head:
     cdef readonly object content_length
     cdef readonly bint persistent
     cdef readonly bint upgrade
+    cdef public bint taken
     cdef dict _environ
 
     @cython.locals(key=str, known=str, said=str)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
+from .native import Stream
+
 __all__ = ["Head", "Incoming", "header_of", "read_head"]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -96,7 +98,18 @@ def header_of(environ: Any) -> Callable[[str], str | None]:
 class Head:
     """What a request says before its body."""
 
-    __slots__ = ("_environ", "content_length", "fields", "line", "method", "path", "persistent", "size", "upgrade")
+    __slots__ = (
+        "_environ",
+        "content_length",
+        "fields",
+        "line",
+        "method",
+        "path",
+        "persistent",
+        "size",
+        "taken",
+        "upgrade",
+    )
 
     def __init__(self, size: int, line: str, method: str, path: str) -> None:
         self.size = size
@@ -111,6 +124,8 @@ class Head:
         """Whether another request may follow on the connection."""
         self.upgrade = False
         """Whether pywsgi would leave what follows to the application."""
+        self.taken = False
+        """For the reader: whether its bytes have been read, so that what comes next is another one."""
         self._environ: dict[str, str] = {}
 
     def _add(self, name: str, value: str) -> bool:
@@ -141,6 +156,11 @@ class Head:
             value = value.strip()
             self._environ[key] = _shared(value) if key in _ALIKE else value
         return True
+
+    @property
+    def upgrade_field(self) -> str | None:
+        """The field Upgrade; None if there is none."""
+        return self._environ.get("HTTP_UPGRADE")
 
     def fill(self, environ: Any, client_address: Any) -> None:
         """Put into a WSGI environ what PEP 3333 wants there of the request."""
@@ -207,16 +227,16 @@ class Incoming:
     def peek(self, size: int = 0) -> bytes:
         """As a BufferedReader's: what is still to be read. Waits if that is nothing; b"" at the end of the stream."""
         if not self._seen:
-            self._seen = self._socket.recv(io.DEFAULT_BUFFER_SIZE)
+            # Not `recv`: the rest of what it asks memory for is given back from the middle, and holes stay for good.
+            buffer = bytearray(io.DEFAULT_BUFFER_SIZE)
+            received = self._socket.recv_into(buffer)
+            self._seen = bytes(buffer[:received])
         return self._seen
 
     def peek_now(self) -> bytes:
         """The same without waiting, b"" if there is nothing yet. Only for sockets without TLS."""
         if not self._seen:
-            try:
-                self._seen = self._socket._sock.recv(io.DEFAULT_BUFFER_SIZE)
-            except BlockingIOError:
-                return b""
+            self._seen = Stream(self._socket._sock).receive(io.DEFAULT_BUFFER_SIZE) or b""
         return self._seen
 
     def read1(self, size: int = -1) -> bytes:

@@ -24,7 +24,7 @@ import gevent
 import pytest
 from gevent.pywsgi import WSGIServer
 from rawclient import RawClient
-from worlds import BOTH, World, natively, serve_natively
+from worlds import BOTH, PYWSGI, World, natively, serve_natively
 
 
 def outdated() -> list[Path]:
@@ -76,7 +76,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     there = getattr(metafunc.module, "WORLDS", ["gevent"])
     mark = metafunc.definition.get_closest_marker("world")
-    names = there if mark is None else [mark.args[0]]
+    names = there if mark is None else [name for name in there if _kind(name) == mark.args[0]] or [mark.args[0]]
     if names != ["gevent"]:
         metafunc.parametrize("world", names, indirect=True)
 
@@ -84,10 +84,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what is of a world that is not there: in a patched process there are no native threads."""
-    items[:] = [item for item in items if _world_of(item) in ("none", *BOTH)]
+    items[:] = [item for item in items if _kind(_world_of(item)) in ("none", *BOTH)]
     for item in items:
         if any(item.path.is_relative_to(path) for path in ON_ONE_PYTHON):
             item.add_marker(pytest.mark.endtoend)
+
+
+def _kind(world: str) -> str:
+    return "gevent" if world == PYWSGI else world
 
 
 def _world_of(item: pytest.Item) -> Any:
@@ -174,7 +178,7 @@ def serve(caplog: pytest.LogCaptureFixture, world: World) -> Iterator[Serve]:
                 served = Served(server, log)
                 served.errors = errors  # type: ignore[attr-defined]
                 return served
-            configured = handler_class.configured(**options)
+            configured = world.handler_class(handler_class).configured(**options)
             if websocket_class is not None:
                 configured.websocket_class = websocket_class
             server = server_class(

@@ -9,6 +9,7 @@ import re
 import socket
 import sys
 import weakref
+from contextlib import ExitStack
 from typing import Any
 
 import gevent
@@ -17,7 +18,7 @@ import pytest
 from gevent.pywsgi import WSGIHandler, WSGIServer
 from rawclient import BINARY, KEY, PING, PONG, TEXT, RawClient, close_frame, frame, request
 from waiting import Event, pause, wait_until
-from worlds import BOTH, World
+from worlds import BOTH, PYWSGI, World
 
 from geventws import (
     ConnectionClosed,
@@ -31,7 +32,7 @@ from geventws import (
 from geventws.connections import OpenConnections
 from geventws.handler import Client
 
-WORLDS = BOTH
+WORLDS = [*BOTH, PYWSGI]
 
 
 def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -725,6 +726,66 @@ def test_nothing_of_a_connection_is_kept_once_it_is_closed(serve: Any) -> None:
     gevent.sleep(0)
     gc.collect()
     assert kept[0]() is None
+
+
+@pytest.mark.world("gevent", "what pywsgi's handler keeps")
+def test_handlers_share_the_keys_of_their_attributes_though_many_clients_connect_before_one_asks(serve: Any) -> None:
+    sizes: list[tuple[int, int]] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        attributes = vars(environ["wsgi.websocket"].handler)
+        sizes.append((sys.getsizeof(attributes), sys.getsizeof(dict(attributes))))
+        return []
+
+    served = serve(app, WebSocketHandler.configured())
+    handlers = OpenConnections.of(served.server).idle
+    with ExitStack() as stack:
+        clients = [stack.enter_context(served.client()) for _ in range(60)]
+        wait_until(lambda: len(handlers) == 60)
+        for client in clients:
+            client.open("/")
+            client.read_close()
+    assert all(shared < alone for shared, alone in sizes)
+
+
+@pytest.mark.world("gevent", "what is above an application in gevent's server")
+def test_an_application_is_called_above_few_frames_as_all_are_kept_while_the_websocket_is_open(
+    serve: Any, world: World
+) -> None:
+    above: list[str] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        frame = sys._getframe(1)
+        while frame is not None:
+            above.append(frame.f_code.co_name)
+            frame = frame.f_back
+        return []
+
+    with serve(app).client("/") as client:
+        client.read_close()
+    assert ("handle_one_response" in above) == (world.name == PYWSGI)
+    assert len(above) <= (12 if world.name == PYWSGI else 6), above
+
+
+@pytest.mark.world("gevent", "the head of a request is the server's business")
+def test_a_handler_that_is_killed_while_it_waits_for_a_request_closes_the_socket(serve: Any) -> None:
+    server = serve(never_called).server
+    ours, theirs = gevent.socket.socketpair()
+    with ours:
+        handling = gevent.spawn(server.handle, theirs, ("127.0.0.1", 1))
+        wait_until(lambda: OpenConnections.of(server).idle)
+        handling.kill()
+        assert ours.recv(1) == b""
+
+
+@pytest.mark.world("gevent", "the head of a request is the server's business")
+def test_a_client_that_is_not_heard_of_any_more_before_it_asks_leaves_nothing_behind(serve: Any) -> None:
+    served = serve(never_called)
+    client = served.client()
+    idle = OpenConnections.of(served.server).idle
+    wait_until(lambda: idle)
+    client.reset()
+    wait_until(lambda: not idle)
 
 
 # What programs written for gevent-websocket look at.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 from typing import Any
 
 import gevent.socket
@@ -15,31 +16,42 @@ from geventws.protocol.handshake import wants_websocket
 
 
 class Arriving:
-    """A socket on which bytes come in pieces; `recv` takes one of them at most."""
+    """A socket on which bytes come in pieces: the next one comes when the one before has been read."""
 
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = [piece for piece in pieces if piece]
+        self.far, self.near = socket.socketpair()
+        self.near.setblocking(False)
         self._sock = self
-        self.timeout: float | None = None
+        self.send = self.near.send
+
+    def fileno(self) -> int:
+        try:
+            self.near.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            if self.pieces:
+                self.far.sendall(self.pieces.pop(0))
+            else:
+                self.far.shutdown(socket.SHUT_WR)
+        return self.near.fileno()
 
     def recv(self, size: int) -> bytes:
-        if not self.pieces:
-            return b""
-        piece = self.pieces.pop(0)
-        if size < len(piece):
-            self.pieces.insert(0, piece[size:])
-        return piece[:size]
+        self.fileno()
+        return self.near.recv(size)
 
     def recv_into(self, buffer: Any) -> int:
-        piece = self.recv(len(buffer))
-        buffer[: len(piece)] = piece
-        return len(piece)
+        self.fileno()
+        return self.near.recv_into(buffer)
 
     def gettimeout(self) -> float | None:
-        return self.timeout
+        return 0.0
 
     def settimeout(self, timeout: float | None) -> None:
-        self.timeout = timeout
+        pass
+
+    def __del__(self) -> None:
+        self.far.close()
+        self.near.close()
 
 
 class NoServer:

@@ -3,6 +3,9 @@
 The same tests run in both. Where a module says `WORLDS = BOTH`, each of its tests that use the fixture `world`, most of them by
 way of `serve`, is run once in each; `@pytest.mark.world("gevent", "the reason")` leaves one to a single world.
 
+`PYWSGI` is the first of them once more, behind a subclass of `WebSocketHandler` that has a part of pywsgi's work for itself:
+then all that pywsgi does for a request is done.
+
 The test itself and its clients are always in greenlets of the test's hub. What it does to a connection of the other world
 is done in a native thread, while the hub runs (`natively`, `Elsewhere`).
 """
@@ -27,10 +30,13 @@ from gevent._hub_local import get_hub_if_exists
 from gevent.threadpool import ThreadPool
 from waiting import wait_until
 
-__all__ = ["BOTH", "Elsewhere", "World", "natively"]
+from geventws import WebSocketHandler
+
+__all__ = ["BOTH", "PYWSGI", "Elsewhere", "World", "natively"]
 
 # In a patched process there are no native threads.
 BOTH = ["gevent"] if os.environ.get("GEVENTWS_PATCHED") == "1" else ["gevent", "threads"]
+PYWSGI = "pywsgi"
 
 
 def natively(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
@@ -93,12 +99,22 @@ class Elsewhere:
         return hash(self._thing)
 
 
+class _Behind:
+    def run_application(self: Any) -> None:
+        super().run_application()  # type: ignore[misc]
+
+
 class World:
     """Where a test's connections live."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self.threads = name == "threads"
         self.tls_context: type[ssl.SSLContext] = ssl.SSLContext if self.threads else gevent.ssl.SSLContext
+
+    def handler_class(self, handler_class: type[WebSocketHandler]) -> type[WebSocketHandler]:
+        """The class that handles requests here."""
+        return type("Behind", (_Behind, handler_class), {}) if self.name == PYWSGI else handler_class
 
     def reach(self, websocket: Any) -> Any:
         """A handler's WebSocket, for the test."""

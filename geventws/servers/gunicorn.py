@@ -352,9 +352,11 @@ class GeventWebSocketHandler(WebSocketHandler):
 
     # What is overridden here asks for nothing that pywsgi does.
     _at_once = True
+
     _trusted: bool | None = None
     _scheme: str | None = None
     _script_name = ""
+    _kept = (*WebSocketHandler._kept, "_scheme", "_script_name")
 
     @property
     def _worker(self) -> Any:
