@@ -329,7 +329,8 @@ class WebSocketBase:
         until = None if timeout is None else monotonic() + timeout
         polled = False
         while True:
-            event = connection.next_event()
+            # Mostly there is nothing before it has been waited for.
+            event = connection.next_event() if connection.unparsed or connection.expected >= 0 else None
             if type(event) is str or type(event) is bytes:
                 if connection.unparsed:
                     self._look_ahead_soon()
@@ -605,7 +606,10 @@ class WebSocketBase:
             connection.send_text(text)
         else:
             connection.send_message(payload, opcode)
-        if not self._leaves_later(connection) and not self._flush(connection):
+        # While there is more input it may leave later. Asked here, too, as there mostly is none.
+        if (connection.unparsed or self._messages) and self._leaves_later(connection):
+            return
+        if not self._flush(connection):
             self._wait_until_sent(connection)
 
     def _send_shared(self, payload: bytes, opcode: int, frames: dict[object, bytes], max_backlog: int) -> bool:

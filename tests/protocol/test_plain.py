@@ -12,7 +12,7 @@ from geventws.protocol.plain import read_text, server_frame, text_frame
 
 KEY = b"\x37\xfa\x21\x3d"
 # Where the header grows, where memory of another kind is used, and around what is read and unmasked at once.
-EDGES = [0, 1, 7, 8, 9, 125, 126, 127, 512, 8191, 8192, 65535, 65536, 65537, 100_000]
+EDGES = [0, 1, 7, 8, 9, 125, 126, 127, 128, 129, 512, 8191, 8192, 65535, 65536, 65537, 100_000]
 TEXTS = ["", "x", "Hello", "é", "€" * 41 + "12", "€" * 42, "𝄞" * 31 + "1", "𝄞" * 32, "\x00", "\x7f\x80"]
 
 random_octets = random.Random(6455).randbytes
