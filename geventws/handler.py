@@ -5,13 +5,12 @@ What is HTTP about a WebSocket is here: the request, the answer, the limits, the
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from http.client import HTTPException
-from itertools import takewhile
 from time import time
 from typing import Any, ClassVar, TypeVar
 
@@ -45,7 +44,7 @@ _CLOSED = io.BytesIO()
 _CLOSED.close()
 # What pywsgi discards the rest of, where there is none. Applications do not get it.
 _NO_BODY: Any = Input(io.BytesIO(), None)  # type: ignore[arg-type]  # anything with `read` and `readline`
-# A subclass that has one of these for itself may rely on what pywsgi does in it, and on an rfile to read from.
+# Who has one of these for himself may rely on what pywsgi does in it, and on an rfile to read from.
 _PYWSGIS = frozenset(
     [
         "MessageClass",
@@ -72,9 +71,13 @@ def _share_keys(cls: type[WebSocketHandler]) -> None:
     """
     if hasattr(cls, "__del__"):
         return  # It counts on more than is done here.
-    first: object = object.__new__(cls)
+    try:
+        first: object = object.__new__(cls)
+    except TypeError:
+        return  # It is something built in as well.
     for name in cls._kept:
-        with suppress(AttributeError):  # Somebody's own property.
+        # Somebody's own property counts on more, too.
+        if not hasattr(inspect.getattr_static(cls, name, None), "__set__"):
             object.__setattr__(first, name, None)
 
 
@@ -144,7 +147,7 @@ class WebSocketHandler(WSGIHandler):
     # The address of the client that a proxy tells of, until its request has been logged.
     _client: str | None = None
 
-    # What an object gets that waits for messages. CPython shares the keys of thirty attributes among the objects of a class.
+    # What an object gets that waits for messages. CPython shares the keys of 29 attributes among the objects of a class.
     _kept: ClassVar[tuple[str, ...]] = (
         "socket",
         "client_address",
@@ -174,22 +177,31 @@ class WebSocketHandler(WSGIHandler):
         "code",
         "_client",
         "time_finish",
+        "_message",
     )
 
     # Whether a class leaves the reading of heads to this one: it is done in one go, without all that pywsgi does bit by bit.
-    _at_once = True
-    # Whether it leaves to this one what pywsgi does around an application, too: a WebSocket is served without that.
-    _direct = True
+    # And whether it leaves to this one what pywsgi does around an application: a WebSocket is served without that. None is
+    # "not looked at yet", for those too that are changed after they are made.
+    _at_once: bool | None = None
+    _direct: bool | None = None
+    # For subclasses of our own: whether what this very class overrides asks for nothing that pywsgi does for the reading.
+    _reads_nothing = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        # Also a class that is mixed in, and comes before the one that has it decided.
-        undecided = takewhile(lambda base: "_direct" not in vars(base), cls.__mro__)
-        own = {name for base in undecided for name in vars(base)}
-        cls._direct = cls._direct and own.isdisjoint(_PYWSGIS) and "get_environ" not in own
-        if "_at_once" not in own:
-            cls._at_once = cls._at_once and own.isdisjoint(_PYWSGIS)
+        cls._at_once = cls._direct = None
         _share_keys(cls)
+
+    @classmethod
+    def _look_at_class(cls) -> None:
+        """Find out what there is to be heeded."""
+        strangers = [base for base in cls.__mro__ if base not in (WebSocketHandler, WSGIHandler)]
+        changed = any(vars(base).get(name) is not found for base, name, found in _ORIGINALS)
+        around = {name for base in strangers for name in vars(base)}
+        reading = {name for base in strangers if not vars(base).get("_reads_nothing") for name in vars(base)}
+        cls._at_once = not changed and _PYWSGIS.isdisjoint(reading)
+        cls._direct = not changed and _PYWSGIS.isdisjoint(around) and "get_environ" not in around
 
     @classmethod
     def configured(
@@ -203,6 +215,8 @@ class WebSocketHandler(WSGIHandler):
         return type(cls.__name__, (cls,), {"options": choose_options(options, changes, cls.options)})
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
+        if self._at_once is None:
+            self._look_at_class()
         if rfile is not None:
             self._at_once = False
         else:
@@ -271,9 +285,11 @@ class WebSocketHandler(WSGIHandler):
 
     def read_requestline(self) -> str:
         """From pywsgi: read the request line, and here the rest of the head with it if all is there."""
-        self._message = None
+        if self._message is not None:
+            self._message = None
         head, octets = self._head, b""
         if head is None or head.taken:
+            self._head = head = None  # It may be long until there is another one.
             octets = self._peek_now() or self._wait_for_head()
             head = self._head = read_head(octets) if self._at_once else None
         if head is not None:
@@ -442,7 +458,7 @@ class WebSocketHandler(WSGIHandler):
             self._run_websocket()
         except BaseException as error:
             # As pywsgi has it: that the client has gone is no mistake, and the end of a greenlet not one of this program.
-            if not (isinstance(error, OSError) and error.errno in self.ignored_socket_errors):
+            if not (isinstance(error, OSError) and error.args and error.args[0] in self.ignored_socket_errors):
                 self.handle_error(*sys.exc_info())
         finally:
             self.time_finish = time()
@@ -636,3 +652,9 @@ class WebSocketHandler(WSGIHandler):
 
 
 _share_keys(WebSocketHandler)
+
+_ORIGINALS = [
+    (base, name, vars(base).get(name))
+    for base in (WSGIHandler, WebSocketHandler)
+    for name in (*_PYWSGIS, "get_environ")
+]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from socket import MSG_PEEK
 from typing import Any
 from urllib.parse import unquote
 
@@ -227,11 +228,9 @@ class Incoming:
     def peek(self, size: int = 0) -> bytes:
         """As a BufferedReader's: what is still to be read. Waits if that is nothing; b"" at the end of the stream."""
         if not self._seen:
-            # Not `recv`: the rest of what it asks memory for is given back from the middle, and holes stay for good.
-            buffer = bytearray(io.DEFAULT_BUFFER_SIZE)
-            received = self._socket.recv_into(buffer)
-            self._seen = bytes(buffer[:received])
-        return self._seen
+            # Many may wait here, and nothing is kept ready for what they may send.
+            self._socket.recv(1, MSG_PEEK)
+        return self.peek_now()
 
     def peek_now(self) -> bytes:
         """The same without waiting, b"" if there is nothing yet. Only for sockets without TLS."""

@@ -8,6 +8,7 @@ import logging
 import re
 import socket
 import sys
+import tracemalloc
 import weakref
 from contextlib import ExitStack
 from typing import Any
@@ -31,6 +32,7 @@ from geventws import (
 )
 from geventws.connections import OpenConnections
 from geventws.handler import Client
+from geventws.head import Head
 
 WORLDS = [*BOTH, PYWSGI]
 
@@ -748,6 +750,35 @@ def test_handlers_share_the_keys_of_their_attributes_though_many_clients_connect
     assert all(shared < alone for shared, alone in sizes)
 
 
+@pytest.mark.world("gevent", "what gevent's server keeps for who has not asked yet")
+def test_a_client_that_has_not_asked_yet_costs_no_buffer(serve: Any, world: World) -> None:
+    served = serve(echo)
+    idle = OpenConnections.of(served.server).idle
+    with ExitStack() as stack:
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(50):
+            stack.enter_context(served.client())
+        wait_until(lambda: len(idle) == 50)
+        gc.collect()
+        taken = (tracemalloc.get_traced_memory()[0] - before) / 50
+    # With what the client takes here, and the greenlet's stack. pywsgi's own way to read has a buffer from the start.
+    assert taken < (12_000 if world.name != PYWSGI else 12_000 + io.DEFAULT_BUFFER_SIZE)
+
+
+@pytest.mark.world("gevent", "what gevent's server keeps between two requests")
+def test_the_head_of_a_request_is_not_kept_until_the_next_one(serve: Any) -> None:
+    served = serve(echo)
+    idle = OpenConnections.of(served.server).idle
+    with served.client() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        client.read_response()
+        wait_until(lambda: idle)
+        gc.collect()
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, Head)]
+
+
 @pytest.mark.world("gevent", "what is above an application in gevent's server")
 def test_an_application_is_called_above_few_frames_as_all_are_kept_while_the_websocket_is_open(
     serve: Any, world: World
@@ -978,6 +1009,102 @@ def test_a_subclass_finds_all_that_pywsgi_does_for_a_request(own: Any) -> None:
         finally:
             server.stop()
     assert answers == [answers[0]] * 4
+
+
+def guard(handler: Any) -> None:
+    if "HTTP_AUTHORIZATION" in handler.environ:
+        WebSocketHandler.run_application(handler)
+    else:
+        handler.start_response("401 Unauthorized", [("Content-Length", "0")])
+        handler.write(b"")
+
+
+class Guarded(WebSocketHandler):
+    run_application = guard
+
+
+class InASecondBranch(WebSocketHandler.configured(), Guarded):  # type: ignore[misc]
+    pass
+
+
+class GuardedLater(WebSocketHandler):
+    pass
+
+
+class Further(GuardedLater):
+    pass
+
+
+GuardedLater.run_application = guard  # type: ignore[method-assign]
+
+
+@pytest.mark.world("gevent", "a subclass of pywsgi's handler")
+@pytest.mark.parametrize("guarded", [Guarded, InASecondBranch, GuardedLater, Further])
+def test_what_a_class_overrides_is_called_for_a_websocket_wherever_it_stands(serve: Any, guarded: Any) -> None:
+    served = serve(echo, handler_class=guarded)
+    with served.client() as client:
+        client.send(request())
+        assert client.read_response().status == 401
+    with served.client("/", Authorization="yes") as client:
+        client.close_handshake()
+
+
+@pytest.mark.world("gevent", "a subclass of pywsgi's handler")
+@pytest.mark.parametrize("name", ["handle", "handle_one_request", "handle_one_response"])
+def test_a_class_of_pywsgi_s_own_kind_behind_ours_is_called_for_a_websocket(serve: Any, name: str) -> None:
+    calls: list[str] = []
+
+    def counted(self: Any) -> Any:
+        calls.append(name)
+        return getattr(WSGIHandler, name)(self)
+
+    counting = type("Counting", (WSGIHandler,), {name: counted})
+    with serve(echo, handler_class=type("Ours", (WebSocketHandler, counting), {})).client("/") as client:
+        client.close_handshake()
+    assert calls == [name]
+
+
+@pytest.mark.world("gevent", "programs for gevent-websocket know pywsgi only")
+def test_what_is_put_in_the_place_of_pywsgi_s_methods_is_called_for_a_websocket(serve: Any, monkeypatch: Any) -> None:
+    calls: list[str] = []
+    original = WSGIHandler.handle_one_response
+
+    def traced(self: Any) -> None:
+        calls.append(self.path)
+        original(self)
+
+    monkeypatch.setattr(WSGIHandler, "handle_one_response", traced)
+    with serve(echo).client("/traced") as client:
+        client.close_handshake()
+    assert calls == ["/traced"]
+
+
+@pytest.mark.world("gevent", "a subclass of pywsgi's handler")
+def test_a_subclass_may_have_properties_that_take_no_none(serve: Any) -> None:
+    class Shortened(WebSocketHandler):
+        @property
+        def path(self) -> str:
+            return self._path
+
+        @path.setter
+        def path(self, path: str) -> None:
+            self._path = path[:3]
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["wsgi.websocket"].send(environ["wsgi.websocket"].handler.path)
+        return []
+
+    with serve(app, handler_class=Shortened).client("/long") as client:
+        assert client.read_text() == "/lo"
+
+
+@pytest.mark.world("gevent", "a subclass of pywsgi's handler")
+def test_a_subclass_may_be_something_built_in_as_well(serve: Any) -> None:
+    both: Any = type(
+        "Both", (WebSocketHandler, dict), {"__hash__": object.__hash__, "__init__": WebSocketHandler.__init__}
+    )
+    with serve(echo, handler_class=both).client("/") as client:
+        client.close_handshake()
 
 
 @pytest.mark.world("gevent", "programs for gevent-websocket know pywsgi only")

@@ -35,9 +35,9 @@ class Arriving:
                 self.far.shutdown(socket.SHUT_WR)
         return self.near.fileno()
 
-    def recv(self, size: int) -> bytes:
+    def recv(self, size: int, flags: int = 0) -> bytes:
         self.fileno()
-        return self.near.recv(size)
+        return self.near.recv(size, flags)
 
     def recv_into(self, buffer: Any) -> int:
         self.fileno()

@@ -350,13 +350,11 @@ class GeventWebSocketHandler(WebSocketHandler):
     response_headers: Any
     response_length: Any
 
-    # What is overridden here asks for nothing that pywsgi does.
-    _at_once = True
+    _reads_nothing = True
 
     _trusted: bool | None = None
     _scheme: str | None = None
     _script_name = ""
-    _kept = (*WebSocketHandler._kept, "_scheme", "_script_name")
 
     @property
     def _worker(self) -> Any:
@@ -394,8 +392,10 @@ class GeventWebSocketHandler(WebSocketHandler):
             raise ValueError(f"the request line is longer than limit_request_line ({limit})")
         read = super().read_request(raw_requestline)
         self._check_fields()
-        self._scheme = self._forwarded_scheme()
-        self._script_name = self._forwarded_script_name()
+        scheme, script_name = self._forwarded_scheme(), self._forwarded_script_name()
+        # Only if they are anything: an attribute more, and its object's dict would not share its keys any more.
+        if (scheme, script_name) != (self._scheme, self._script_name):
+            self._scheme, self._script_name = scheme, script_name
         if not self.path.startswith(self._script_name):
             raise ValueError(f"the path {self.path!r} does not begin with SCRIPT_NAME, which is {self._script_name!r}")
         return read
