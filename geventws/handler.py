@@ -147,7 +147,8 @@ class WebSocketHandler(WSGIHandler):
     # The address of the client that a proxy tells of, until its request has been logged.
     _client: str | None = None
 
-    # What an object gets that waits for messages. CPython shares the keys of 29 attributes among the objects of a class.
+    # What an object gets that waits for messages. CPython shares the keys of 29 attributes among the objects of a class,
+    # and 3.10 only for as long as they get them in this order.
     _kept: ClassVar[tuple[str, ...]] = (
         "socket",
         "client_address",
@@ -173,11 +174,11 @@ class WebSocketHandler(WSGIHandler):
         "response_length",
         "websocket",
         "_upgraded",
+        "_message",
         "_orig_status",
         "code",
-        "_client",
         "time_finish",
-        "_message",
+        "_client",
     )
 
     # Whether a class leaves the reading of heads to this one: it is done in one go, without all that pywsgi does bit by bit.

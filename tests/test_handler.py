@@ -731,7 +731,11 @@ def test_nothing_of_a_connection_is_kept_once_it_is_closed(serve: Any) -> None:
 
 
 @pytest.mark.world("gevent", "what pywsgi's handler keeps")
-def test_handlers_share_the_keys_of_their_attributes_though_many_clients_connect_before_one_asks(serve: Any) -> None:
+def test_handlers_share_the_keys_of_their_attributes_though_many_clients_connect_before_one_asks(
+    serve: Any, world: World
+) -> None:
+    if world.name == PYWSGI and sys.version_info < (3, 11):
+        pytest.skip("Python 3.10 shares keys while all objects get them in one order, which is pywsgi's here")
     sizes: list[tuple[int, int]] = []
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -763,8 +767,9 @@ def test_a_client_that_has_not_asked_yet_costs_no_buffer(serve: Any, world: Worl
         wait_until(lambda: len(idle) == 50)
         gc.collect()
         taken = (tracemalloc.get_traced_memory()[0] - before) / 50
-    # With what the client takes here, and the greenlet's stack. pywsgi's own way to read has a buffer from the start.
-    assert taken < (12_000 if world.name != PYWSGI else 12_000 + io.DEFAULT_BUFFER_SIZE)
+    # With what the client takes here, and the greenlet's stack. pywsgi's own way to read has a buffer from the start, and
+    # more frames, of which Python 3.10 makes objects.
+    assert taken < (12_000 if world.name != PYWSGI else 15_000 + io.DEFAULT_BUFFER_SIZE)
 
 
 @pytest.mark.world("gevent", "what gevent's server keeps between two requests")
