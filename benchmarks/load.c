@@ -23,8 +23,9 @@
  * One line of JSON comes out. `cpu_us` is the server's processor time, user and system, of all threads and children, divided
  * by messages (echo), handshakes, or broadcasts (one message to everyone). `server_busy` and `load_busy` say what part of a
  * core each has used: where the load is near 1 and the server is not, the load was the bottleneck. `others_busy` says what the
- * rest of the machine was busy with meanwhile, in cores: near 0 is a quiet machine. It ends by itself in any case, with exit
- * status 1 and `error` in the line if something did not go as it should.
+ * rest of the machine was busy with meanwhile, in cores: near 0 is a quiet machine. `stalled` says how many messages have
+ * no part in the latencies, since they were on their way while other programs had the core of the server or of the load. It
+ * ends by itself in any case, with exit status 1 and `error` in the line if something did not go as it should.
  *
  * What it costs is kept small: frames are masked and compressed before they are needed, and compressed answers are inflated
  * and compared only for the first messages of each connection. A client may compress each message on its own whatever the
@@ -35,8 +36,10 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -208,13 +211,64 @@ static long resident_kib(void) {
     return sum;
 }
 
+/* Stalls: for how long the server or the load could have run, and did not because their core was taken. What some thread of the
+ * kernel does once a second would otherwise make up the slowest messages of all servers, each as often as it happens to. */
+
+enum { STALL = 2000000, LOOK_EVERY = 10 * STALL };
+static int schedules[2] = {-1, -1};
+static nanoseconds stalled_until;
+static uint64_t stalled;
+
+static void watch_stalls(void) {
+    cpu_set_t ours, servers, both;
+    if (!options.pid || sched_getaffinity(0, sizeof ours, &ours) || sched_getaffinity(options.pid, sizeof servers, &servers))
+        return;
+    CPU_AND(&both, &ours, &servers);
+    if (CPU_COUNT(&both)) return; /* They may be in each other's way, which is no stall. */
+    char name[64];
+    snprintf(name, sizeof name, "/proc/%d/schedstat", options.pid);
+    schedules[0] = open(name, O_RDONLY | O_CLOEXEC);
+    schedules[1] = open("/proc/self/schedstat", O_RDONLY | O_CLOEXEC);
+}
+
+/* In the server its first thread counts: others may have to wait for that one. */
+static nanoseconds read_waits(void) {
+    nanoseconds sum = 0;
+    for (int i = 0; i < 2; i++) {
+        char line[128];
+        unsigned long waits;
+        ssize_t length = pread(schedules[i], line, sizeof line - 1, 0);
+        if (length <= 0) continue;
+        line[length] = 0;
+        if (sscanf(line, "%*u %lu", &waits) == 1) sum += waits;
+    }
+    return sum;
+}
+
+/* Called at each answer: long without one is what a stall looks like from here. */
+static void notice_stall(nanoseconds at) {
+    static nanoseconds answered_at, looked_at, waits;
+    bool silent = at - answered_at > STALL;
+    answered_at = at;
+    if (!silent && at - looked_at < LOOK_EVERY) return;
+    nanoseconds before = waits;
+    waits = read_waits();
+    looked_at = at;
+    if (silent && waits - before > STALL / 2) stalled_until = at;
+}
+
 /* Latencies: a histogram, so that nothing has to be kept for each message. 64 buckets for each power of two: within 1.6 %. */
 
 enum { STEPS = 64, BUCKETS = 64 * STEPS };
 static uint64_t histogram[BUCKETS], observations;
 static nanoseconds longest;
 
-static void observe(nanoseconds latency) {
+static void observe(nanoseconds sent, nanoseconds at) {
+    if (sent < stalled_until) {
+        stalled++;
+        return;
+    }
+    nanoseconds latency = at - sent;
     int power = latency < STEPS ? 0 : 63 - __builtin_clzll(latency) - 5;
     histogram[power * STEPS + (latency >> power)]++;
     observations++;
@@ -680,17 +734,18 @@ static unsigned read_raw(struct connection *c, const uint8_t *data, size_t lengt
 
 static void answer(struct connection *c, unsigned completed) {
     nanoseconds at = now();
+    notice_stall(at);
     if (options.mode == BROADCAST) {
         /* Everyone has the same count of messages: when all have this one, the next may go. */
         static unsigned arrived;
         arrived += completed;
         if (arrived < (unsigned)connection_count) return;
         arrived -= connection_count;
-        observe(at - connections[0].sent[0]);
+        observe(connections[0].sent[0], at);
         if (sending) send_messages(&connections[0], 1, at);
         return;
     }
-    for (unsigned i = 0; i < completed; i++) observe(at - c->sent[c->seen_count++ % options.in_flight]);
+    for (unsigned i = 0; i < completed; i++) observe(c->sent[c->seen_count++ % options.in_flight], at);
     if (sending && !options.rate) send_messages(c, completed, at);
 }
 
@@ -801,7 +856,7 @@ static void exchange_one_message(int count) {
 }
 
 static void forget_counts(void) {
-    messages_in = wire_bytes_in = handshakes = late = observations = longest = 0;
+    messages_in = wire_bytes_in = handshakes = late = stalled = observations = longest = 0;
     memset(histogram, 0, sizeof histogram);
 }
 
@@ -821,6 +876,7 @@ static void print_common(const struct usage *from, const struct usage *to, doubl
     if (observations) {
         printf("\"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, \"max_us\": %.1f, ", percentile_us(0.5),
                percentile_us(0.99), percentile_us(0.999), (double)longest / 1000);
+        printf("\"stalled\": %lu, ", (unsigned long)stalled);
     }
     if (messages_in) printf("\"wire_bytes\": %.1f, ", (double)wire_bytes_in / messages_in);
     if (options.rate) printf("\"rate\": %.0f, \"lost\": %lu, ", options.rate, (unsigned long)late);
@@ -945,6 +1001,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < options.connections; i++) connections[i].sent = allocate(options.in_flight, sizeof(nanoseconds));
     raise_file_limit();
     if (options.pid) find_processes(options.pid);
+    watch_stalls();
     poller = epoll_create1(EPOLL_CLOEXEC);
     if (poller < 0) fail("epoll: %s", strerror(errno));
     make_request();

@@ -44,7 +44,8 @@ def introduction(results: Results) -> str:
         f"{machine['cpu']}, {machine['cores']} cores, {machine['kernel']}, {machine['python']}; {machine['date']}.",
         f"geventws is {compiled}, from {machine['geventws_from']}{at}.",
         f"{versions}.",
-        f"In the median {results.others_busy:.1f} of the cores were busy with other programs meanwhile.",
+        f"In the median {results.others_busy:.1f} of the cores were busy with other programs meanwhile. Messages on their way",
+        "while one of them had the core of the server or of the load have no part in the latencies.",
     ]
     if settings["quick"]:
         lines += [

@@ -5,6 +5,7 @@ notices a server that does not do what it should.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from measuring import Bench, Cores, MeasurementFailed, Pace
+from measuring import Bench, Cores, MeasurementFailed, Pace, pinned
 from peers import SERVERS
 from rows import Row, options
 from tools import Tools, ToolsMissing, prepare
@@ -77,6 +78,28 @@ def test_a_rate_is_kept(bench: Bench) -> None:
     assert found["per_second"] == pytest.approx(2000, rel=0.2)
 
 
+@pytest.mark.parametrize("whose", ["server", "load"])
+def test_messages_on_their_way_while_another_program_has_the_core_have_no_part_in_the_latencies(
+    bench: Bench, whose: str
+) -> None:
+    cores = Cores.choose()
+    if cores.load is None:
+        missing("two cores are needed")
+    with busy(getattr(cores, whose)):
+        found = bench.measure(SERVERS["floor"], row("echo", connections=5))
+    assert found["stalled"] > 0
+    assert found["count"] > found["stalled"]
+
+
+def test_that_server_and_load_wait_for_each_other_on_one_core_is_in_the_latencies(tools: Tools) -> None:
+    core = min(os.sched_getaffinity(0))
+    with busy(core):
+        found = Bench(tools, Cores(core, core), Pace(seconds=0.2, warmup=0.05), None).measure(
+            SERVERS["floor"], row("echo", connections=5)
+        )
+    assert found["stalled"] == 0
+
+
 @pytest.mark.parametrize("size", [1024, 65536])
 def test_compressed_echo(bench: Bench, size: int) -> None:
     found = bench.measure(SERVERS["geventws"], row("echo", "deflate", connections=2, size=size, deflate=True))
@@ -103,6 +126,18 @@ def test_broadcast(bench: Bench, server: str) -> None:
 def test_a_server_that_does_not_start_is_a_failure_with_its_last_words(bench: Bench) -> None:
     with pytest.raises(MeasurementFailed, match=r"the server ended with 2 .*usage: floor PORT"):
         bench.measure(SERVERS["floor"], row("echo", "unheard of"))
+
+
+@contextmanager
+def busy(core: int | None) -> Iterator[None]:
+    """Another program has this core for as long as the system lets it."""
+    with pinned(core):
+        process = subprocess.Popen([sys.executable, "-c", "for _ in range(10**9): pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 @contextmanager
