@@ -11,6 +11,7 @@ if os.environ.get("GEVENTWS_PATCHED") == "1":
     monkey.patch_all()
 
 import contextlib
+import gc
 import io
 import signal
 import sysconfig
@@ -88,6 +89,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(path) for path in ON_ONE_PYTHON):
             item.add_marker(pytest.mark.endtoend)
+
+
+def pytest_collection_finish() -> None:
+    """Have what lasts until the end left out when tests collect garbage: the thousands of tests themselves above all."""
+    gc.collect()
+    gc.freeze()
 
 
 def _kind(world: str) -> str:

@@ -383,6 +383,7 @@ def test_a_signal_closes_open_websockets_with_1001_and_ends_in_peace(run: Run, n
         assert client.read_close() == 1001
         client.send(close_frame(1001))
         assert client.at_end()
+        client.socket.close()
         status, _, err = command.end()
     assert status == 0
     assert "Traceback" not in err

@@ -902,6 +902,7 @@ def test_an_interrupt_in_a_with_block_closes_with_1001(hold: Any, interrupt: Any
     def answer() -> None:
         assert held.client.read_close() == 1001
         held.client.send(close_frame(1001))
+        held.client.socket.close()
 
     answering = gevent.spawn(answer)
     with pytest.raises(interrupt):

@@ -38,12 +38,16 @@ KINDS = ["Lock", "RLock"]
 NATIVE = {"Lock": _thread.allocate_lock, "RLock": NativeRLock}
 
 
-@pytest.fixture(autouse=True)
-def installed() -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="module")
+def uninstalled_before_and_after() -> Iterator[None]:
     uninstall()
-    assert install()
     yield
     uninstall()
+
+
+@pytest.fixture(autouse=True)
+def installed(uninstalled_before_and_after: None) -> None:
+    assert install()
 
 
 @pytest.fixture(params=KINDS)
