@@ -876,8 +876,8 @@ static void print_common(const struct usage *from, const struct usage *to, doubl
     if (observations) {
         printf("\"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, \"max_us\": %.1f, ", percentile_us(0.5),
                percentile_us(0.99), percentile_us(0.999), (double)longest / 1000);
-        printf("\"stalled\": %lu, ", (unsigned long)stalled);
     }
+    if (observations || stalled) printf("\"stalled\": %lu, ", (unsigned long)stalled);
     if (messages_in) printf("\"wire_bytes\": %.1f, ", (double)wire_bytes_in / messages_in);
     if (options.rate) printf("\"rate\": %.0f, \"lost\": %lu, ", options.rate, (unsigned long)late);
     double ours = ((to->load - from->load) + (to->server - from->server)) / 1e9;

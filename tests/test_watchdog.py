@@ -20,6 +20,7 @@ from geventws import Opcode, scope, watchdog
 @pytest.fixture(autouse=True)
 def monitor_stopped() -> Iterator[None]:
     """Each test starts gevent's monitor itself; none leaves it behind."""
+    scope.install()  # Which the first connection of a process waits for, too long here when the machine is busy.
     config: Any = gevent.config
     before, subscribers = config.max_blocking_time, list(gevent.events.subscribers)
     yield
