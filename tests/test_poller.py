@@ -6,7 +6,6 @@ import contextlib
 import gc
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import greenlet
 import pytest
 from gevent.exceptions import BlockingSwitchOutError
 from gevent.monkey import get_original
+from pairs import KINDS, Pair, tcp
 from rawclient import TEXT, frame
 from waiting import wait_until
 
@@ -45,8 +45,8 @@ class Ear:
 class End:
     """A transport, and the socket at its other end."""
 
-    def __init__(self) -> None:
-        self.ours, self.theirs = gevent.socket.socketpair()
+    def __init__(self, connect: Callable[[], Pair] = tcp) -> None:
+        self.ours, self.theirs = connect()
         self.ear = Ear()
         self.transport = GeventTransport(self.ours, self.ear)
         self.theirs.settimeout(5)
@@ -66,12 +66,12 @@ class End:
 Make = Callable[[], End]
 
 
-@pytest.fixture
-def make() -> Iterator[Make]:
+@pytest.fixture(params=KINDS)
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     made: list[End] = []
 
     def one() -> End:
-        made.append(End())
+        made.append(End(KINDS[request.param]))
         return made[-1]
 
     yield one
@@ -513,14 +513,14 @@ def test_who_is_left_at_the_end_of_a_turn_is_told_before_those_who_had_theirs(ma
     ends = [make() for _ in range(20)]
     told = [0] * 20
 
-    def never_read(number: int) -> None:
+    def never_done(number: int) -> None:
         while True:
-            ends[number].transport.wait(None)
-            ends[number].transport._readiness.readable = False  # As if it had been read, and more had come in.
+            ends[number].receive()
+            ends[number].theirs.send(b"x")
             work(0.002)
             told[number] += 1
 
-    handlers = [gevent.spawn(never_read, number) for number in range(20)]
+    handlers = [gevent.spawn(never_done, number) for number in range(20)]
     resting(*handlers)
     for end in ends:
         end.theirs.send(b"x")
@@ -920,7 +920,6 @@ def test_signals_at_a_high_rate_are_neither_errors_nor_lost_bytes(make: Make) ->
             got.extend(end.receive())
 
     payload = bytes(range(256)) * (size // 256 + 1)
-    end.ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     earlier = signal.signal(signal.SIGALRM, count)
     signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
     try:
