@@ -269,8 +269,11 @@ def test_a_message_beyond_the_limit_is_refused_with_1009(serve_apart: Serve, nod
 def test_a_server_that_stops_says_1001(serve_apart: Serve, node: Any) -> None:
     server = serve_apart(WebSocketServer)
     script = node(server, PLAIN).start("""
-        const all = ["/echo", "/wait", "/echo"].map((path) => connect(path));
-        for (const ws of all) await ws.next();
+        const all = [];
+        for (const path of ["/echo", "/wait", "/echo"]) {
+          all.push(connect(path));
+          await all.at(-1).next();
+        }
         all[2].send("all are open");
         await all[2].next();
         const closed = [];
