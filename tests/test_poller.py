@@ -617,13 +617,15 @@ def serve_in_several_threads() -> None:
         for end in ends:
             end.close()
         gevent.sleep(0)
-        results.append(count)
         gevent.get_hub().destroy(destroy_loop=True)
+        results.append(count)
 
     for _ in range(4):
         get_original("_thread", "start_new_thread")(run, ())
     wait_until(lambda: len(results) == 4, 30)
-    print(results)
+    print(results, flush=True)
+    # A thread that is about to end must not meet the end of the interpreter: greenlet aborts the process then.
+    os._exit(0)
 
 
 def test_several_threads_with_hubs_of_their_own_watch_their_own_sockets() -> None:
