@@ -78,7 +78,7 @@ cdef class Poller:
     cdef int forget(self, Watch watch) except -1
     cdef int let_go(self) except -1
     cdef Watch next_watch(self)
-    cdef object next_receiver(self, hub)
+    cdef object next_receiver(self, hub, bint plain)
     cpdef poll(self)
     cdef int serve(self) except -1
     cdef int begin_anew(self) except -1
@@ -107,6 +107,5 @@ cdef class Watch(Readiness):
     cpdef ready(self)
 
 cpdef object getcurrent()
-cpdef object switch_to_hub(hub)
 cpdef object switch_to(target, value)
 cpdef unsigned long thread_ident() noexcept

@@ -13,14 +13,11 @@ from gevent.hub import Hub
 from gevent.monkey import get_original
 from greenlet import getcurrent, greenlet
 
-__all__ = ["USUAL_READ", "Readiness", "Stream", "Watch", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
+__all__ = ["USUAL_READ", "Readiness", "Stream", "Watch", "getcurrent", "switch_to", "thread_ident"]
 
 # The thread's, also where the process is patched, and `threading.get_ident` is the greenlet's.
 thread_ident: Callable[[], int] = get_original("_thread", "get_ident")
 """The number of the running thread."""
-
-switch_to_hub: Callable[[Hub], Any] = Hub.switch
-"""Let others run. Returns what this greenlet is switched to with. Raises gevent's BlockingSwitchOutError in the hub itself."""
 
 switch_to: Callable[[greenlet, Any], Any] = greenlet.switch
 """Let this greenlet run, and have its own waiting return the value given."""
@@ -133,11 +130,11 @@ class Watch(Readiness):
         self._watcher.close()
 
     def rest(self) -> Any:
-        """Let others run. Returns what this greenlet is switched to with: the Watch itself if there is something to read.
+        """Let others run; for the `receiver`. Returns what it is switched to with: the Watch if there is something to read.
 
         Raises gevent's BlockingSwitchOutError in the hub.
         """
-        return switch_to_hub(self._hub)
+        return self._hub.switch()
 
     def ready(self) -> None:
         """In the hub: there is something to read. From the loop, and from whoever knows it by other ways."""

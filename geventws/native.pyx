@@ -63,7 +63,7 @@ cdef extern from *:
     object current_greenlet()
     object switch_greenlet(greenlet, args)
 
-__all__ = ["USUAL_READ", "Readiness", "Stream", "Watch", "getcurrent", "switch_to", "switch_to_hub", "thread_ident"]
+__all__ = ["USUAL_READ", "Readiness", "Stream", "Watch", "getcurrent", "switch_to", "thread_ident"]
 
 PyGreenlet_Import()
 if _PyGreenlet_API == NULL:
@@ -86,13 +86,13 @@ cpdef object getcurrent():
     return current_greenlet()
 
 
-cpdef object switch_to_hub(hub):
-    return switch_greenlet(hub, ()) if _is_plain() else hub.switch()
+cdef object _switch_to_hub(hub, bint plain):
+    return switch_greenlet(hub, ()) if plain else hub.switch()
 
 
-cdef bint _is_plain() except -1:
+cdef bint _is_plain(current) noexcept:
     """Not the hub, which must not wait, nor of a class of somebody's own, which may want to be told that it does."""
-    kind = type(current_greenlet())
+    kind = type(current)
     return kind is _Greenlet or kind is _RawGreenlet
 
 
@@ -309,10 +309,10 @@ cdef class Poller:
         self._count = 0
         return 0
 
-    cdef object next_receiver(self, hub):
+    cdef object next_receiver(self, hub, bint plain):
         """Instead of to the hub, switch to the next greenlet whose socket is ready, if that is what the hub would do next."""
         cdef Watch watch
-        while self._at < self._count and _is_plain() and coarse_time() < self._turn_ends:
+        while self._at < self._count and plain and coarse_time() < self._turn_ends:
             watch = self.next_watch()
             if watch is None:
                 self._at += 1
@@ -324,7 +324,7 @@ cdef class Poller:
             watch.readable = True
             watch.receiver = None
             return switch_greenlet(receiver, (watch,))
-        return switch_to_hub(hub)
+        return _switch_to_hub(hub, plain)
 
     cdef int begin_anew(self) except -1:
         """Exchange the descriptor for one that knows only of those that are watched now."""
@@ -425,9 +425,11 @@ cdef class Watch(Readiness):
             self._watcher.close()
 
     cpdef rest(self):
+        # Who rests has said so: the running greenlet need not be asked for again.
+        cdef bint plain = _is_plain(self.receiver)
         if HAVE_EPOLL:
-            return self._poller.next_receiver(self._hub)
-        return switch_to_hub(self._hub)
+            return self._poller.next_receiver(self._hub, plain)
+        return _switch_to_hub(self._hub, plain)
 
     cpdef ready(self):
         if not self.watching:

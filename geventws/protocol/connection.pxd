@@ -21,6 +21,7 @@ cdef class Connection:
     cdef bint _mask_out
     cdef Py_ssize_t _max_message_size
     cdef Py_ssize_t _most_compressed
+    cdef bytes _next_out
     cdef Py_ssize_t _offset
     cdef list _out
     cdef tuple _sent_close

@@ -93,6 +93,7 @@ class Connection:
         "_mask_out",
         "_max_message_size",
         "_most_compressed",
+        "_next_out",
         "_offset",
         "_out",
         "_sent_close",
@@ -132,9 +133,11 @@ class Connection:
         self.unparsed = b""
         """Bytes received that no event has come of yet, from `_offset` on."""
         self._offset = 0
-        self._out: list[bytes] = []
         self.queued = 0
         """How many bytes are due."""
+        # The first piece of them, which mostly is the only one, and those that follow.
+        self._next_out = b""
+        self._out: list[bytes] | None = None
         # The message under way, if it did not come in one piece.
         self._assembly: Assembly | None = None
         self._inflating = False
@@ -427,9 +430,12 @@ class Connection:
             raise self.closed_error()
         frame = text_frame(text)
         self.messages_sent += 1
-        # As `_append`, without a call for each message.
-        self._out.append(frame)
-        self.queued += len(frame)
+        # As `_append`, mostly without a call for each message.
+        if self.queued:
+            self._append(frame)
+        else:
+            self._next_out = frame
+            self.queued = len(frame)
 
     def send_shared(self, payload: bytes, opcode: int, frames: dict[object, bytes]) -> None:
         """As `send_message`, for a message that goes to many: the first endpoint of a kind leaves its frame in `frames`."""
@@ -489,33 +495,37 @@ class Connection:
         self._append(build_frame(first, payload, os.urandom(4) if self._mask_out else None))
 
     def _append(self, data: bytes) -> None:
-        self._out.append(data)
+        if not self.queued:
+            self._next_out = data
+        elif self._out is None:
+            self._out = [data]
+        else:
+            self._out.append(data)
         self.queued += len(data)
 
     def data_to_send(self) -> bytes:
         """The bytes that are due, in order, for the caller to write. Empty if there are none."""
-        out = self._out
-        self.queued = 0
-        if len(out) == 1:
-            return out.pop()
-        data = b"".join(out)
-        out.clear()
+        data = self._next_out
+        if self._out is not None:
+            data = b"".join([data, *self._out])
+        self._next_out, self._out, self.queued = b"", None, 0
         return data
 
     def next_to_send(self) -> bytes:
         """The same, bit by bit: a large payload comes by itself, uncopied. To be called until nothing is `queued`."""
         out = self._out
-        if len(out) == 1:
-            self.queued = 0
-            return out.pop()
-        if not out:
-            return b""
+        if out is None:
+            data, self._next_out, self.queued = self._next_out, b"", 0
+            return data
+        out.insert(0, self._next_out)
         count = 0
         while count < len(out) and len(out[count]) < _UNCOPIED:
             count += 1
         count = count or 1
         data = out[0] if count == 1 else b"".join(out[:count])
         del out[:count]
+        self._next_out = out.pop(0) if out else b""
+        self._out = out or None
         self.queued -= len(data)
         return data
 
