@@ -513,19 +513,17 @@ class Connection:
 
     def next_to_send(self) -> bytes:
         """The same, bit by bit: a large payload comes by itself, uncopied. To be called until nothing is `queued`."""
-        out = self._out
-        if out is None:
+        if self._out is None:
             data, self._next_out, self.queued = self._next_out, b"", 0
             return data
-        out.insert(0, self._next_out)
+        out = [self._next_out, *self._out]
         count = 0
         while count < len(out) and len(out[count]) < _UNCOPIED:
             count += 1
         count = count or 1
         data = out[0] if count == 1 else b"".join(out[:count])
-        del out[:count]
-        self._next_out = out.pop(0) if out else b""
-        self._out = out or None
+        self._next_out = out[count] if count < len(out) else b""
+        self._out = out[count + 1 :] or None
         self.queued -= len(data)
         return data
 
